@@ -1,0 +1,1 @@
+"""Sluice's scheduler: who runs, when and where."""

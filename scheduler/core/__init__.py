@@ -1,0 +1,1 @@
+"""The scheduler's core, pure: facts in, decisions out."""

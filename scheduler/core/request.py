@@ -1,0 +1,36 @@
+"""What is to be served: one request, by its sizes and times."""
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+
+class Priority(IntEnum):
+    """How urgent a request is; lower is more urgent."""
+
+    HIGH = 0
+    NORMAL = 1
+    LOW = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request as the scheduler sees it: sizes and times, never text.
+
+    Attributes:
+        request_id: Unique among the requests that wait or run.
+        priority: How urgent it is.
+        arrival_s: When it arrived, in seconds of the clock that gives every ``now``.
+        deadline_s: When it must be over, on the same clock.
+        prompt_tokens: Tokens of the prompt; at least 1.
+        max_tokens: Most new tokens of one sequence; at least 1.
+        sequences: How many sequences are generated from the prompt; at least 1.
+
+    """
+
+    request_id: str
+    priority: Priority
+    arrival_s: float
+    deadline_s: float
+    prompt_tokens: int
+    max_tokens: int
+    sequences: int = 1

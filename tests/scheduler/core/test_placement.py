@@ -1,0 +1,54 @@
+from scheduler.core.fleet import Capacity, Fleet, WorkerState
+from scheduler.core.placement import choose_worker
+from tests.scheduler.core.builders import LARGE, SINGLE, make_request
+
+
+def fleet_of(**capacities: Capacity) -> Fleet:
+    fleet = Fleet()
+    for worker_id, capacity in capacities.items():
+        fleet.join(worker_id, capacity)
+    return fleet
+
+
+def occupy(fleet: Fleet, worker_id: str, *, prompt_tokens: int, prefill_done: bool) -> None:
+    worker = fleet.get(worker_id)
+    assert worker is not None
+    request_id = f"{worker_id}-{len(worker.request_ids)}"
+    worker.reserve(make_request(request_id, prompt_tokens=prompt_tokens), 16)
+    if prefill_done:
+        worker.first_token(request_id)
+
+
+def chosen(fleet: Fleet) -> str | None:
+    worker: WorkerState | None = choose_worker(fleet, make_request(), 16)
+    return worker.worker_id if worker else None
+
+
+def test_no_worker_no_place() -> None:
+    assert chosen(Fleet()) is None
+
+
+def test_a_worker_without_credit_is_not_chosen() -> None:
+    fleet = fleet_of(a=SINGLE, b=SINGLE)
+    occupy(fleet, "a", prompt_tokens=1, prefill_done=True)
+    assert chosen(fleet) == "b"
+    occupy(fleet, "b", prompt_tokens=1, prefill_done=True)
+    assert chosen(fleet) is None
+
+
+def test_least_outstanding_prefill_comes_first() -> None:
+    fleet = fleet_of(a=LARGE, b=LARGE)
+    occupy(fleet, "a", prompt_tokens=50, prefill_done=False)
+    occupy(fleet, "b", prompt_tokens=9_000, prefill_done=True)
+    assert chosen(fleet) == "b"
+
+
+def test_then_most_free_kv_cache() -> None:
+    fleet = fleet_of(a=LARGE, b=LARGE)
+    occupy(fleet, "a", prompt_tokens=500, prefill_done=True)
+    occupy(fleet, "b", prompt_tokens=400, prefill_done=True)
+    assert chosen(fleet) == "b"
+
+
+def test_then_the_order_of_joining() -> None:
+    assert chosen(fleet_of(b=LARGE, a=LARGE)) == "b"
