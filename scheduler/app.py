@@ -1,0 +1,103 @@
+"""The scheduler process: the public API in front of the workers."""
+
+import asyncio
+import signal
+from types import TracebackType
+from typing import Self
+
+import structlog
+
+from common.grpc_server import add_health, add_reflection, bind, make_server
+from common.metrics_endpoint import serve_metrics
+from scheduler.config import SchedulerSettings
+from scheduler.core.policy import make_policy
+from scheduler.core.scheduler import Scheduler
+from scheduler.dispatcher import Dispatcher
+from scheduler.metrics import SchedulerMetrics
+from scheduler.servicer import InferenceServicer
+from scheduler.worker_pool import WorkerPool
+from sluice.v1 import inference_pb2_grpc
+
+SERVICE = "sluice.v1.InferenceService"
+DRAIN_POLL_S = 0.05
+STATUS_GRACE_S = 1.0
+
+log = structlog.get_logger("scheduler")
+
+
+class SchedulerApp:
+    """A running scheduler, as an asynchronous context manager.
+
+    Attributes:
+        port: The port that the gRPC server listens on.
+        dispatcher: Its requests and workers.
+
+    """
+
+    def __init__(self, settings: SchedulerSettings) -> None:
+        self._settings = settings
+        core = Scheduler(make_policy(settings.policy, settings.aging_s), settings.max_queued_requests)
+        self.dispatcher = Dispatcher(core)
+        self._metrics = SchedulerMetrics(core)
+        self._servicer = InferenceServicer(settings, self.dispatcher, self._metrics)
+        self._pool = WorkerPool(settings.worker, self.dispatcher, on_change=self._on_workers)
+        self._draining = False
+        self.port = 0
+
+    async def __aenter__(self) -> Self:
+        self._server = make_server(self._settings.server)
+        inference_pb2_grpc.add_InferenceServiceServicer_to_server(self._servicer, self._server)
+        self._health = add_health(self._server, [SERVICE])
+        if self._settings.server.reflection:
+            add_reflection(self._server, [SERVICE])
+        self.port = bind(self._server, self._settings.listen)
+        self._endpoint = serve_metrics(self._settings.metrics_listen, self._metrics.registry)
+        await self._server.start()
+        self._workers = asyncio.get_running_loop().create_task(self._pool.run())
+        log.info("scheduler listens", port=self.port, workers=self._settings.worker, policy=self._settings.policy)
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._draining = True
+        self._health.shut_down()
+        self._servicer.drain()
+        await self._server.stop(grace=0)
+        self._workers.cancel()
+        await asyncio.wait({self._workers})
+        self._servicer.close()
+        self._endpoint.close()
+
+    async def drain(self) -> None:
+        """Refuse new requests and wait until the live ones have ended, ``drain_s`` at most."""
+        self._draining = True
+        self._health.shut_down()
+        self._servicer.drain()
+        log.info("scheduler drains", live=self._servicer.live_requests)
+        try:
+            async with asyncio.timeout(self._settings.drain_s):
+                while self._servicer.live_requests:
+                    await asyncio.sleep(DRAIN_POLL_S)
+        except TimeoutError:
+            log.warning("scheduler stops with requests live", live=self._servicer.live_requests)
+        await self._server.stop(grace=STATUS_GRACE_S)
+
+    def _on_workers(self) -> None:
+        """Be ready while there is a worker."""
+        if self._pool.model is not None and not self._servicer.serves_model:
+            self._servicer.serve(self._pool.model)
+        if not self._draining:
+            self._health.set_ready(SERVICE, ready=self.dispatcher.workers > 0)
+
+
+async def run(settings: SchedulerSettings) -> int:
+    """Serve until a signal; return the process's exit status."""
+    stop = asyncio.Event()
+    async with SchedulerApp(settings) as app:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        await stop.wait()
+        await app.drain()
+    return 0

@@ -1,0 +1,203 @@
+"""The asyncio face of the core: a request asks for a place, waits, runs, and gives its place back on any exit."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from types import TracebackType
+from typing import Self
+
+from scheduler.core.decisions import Decision, Expire, Lose, Reject, Start, Wait
+from scheduler.core.fleet import Capacity
+from scheduler.core.request import Request
+from scheduler.core.scheduler import Scheduler
+from scheduler.errors import Rejected
+from scheduler.worker_session import WorkerSession
+from sluice.worker.v1 import worker_pb2
+
+UPDATE_INTERVAL_S = 0.5
+
+
+class QueueExpiry(Exception):
+    """The deadline passed before the request could start."""
+
+
+class Dispatcher:
+    """Feeds the core with facts and carries its decisions out."""
+
+    def __init__(self, core: Scheduler) -> None:
+        self.core = core
+        self._loop = asyncio.get_running_loop()
+        self._leases: dict[str, Lease] = {}
+        self._sessions: dict[str, WorkerSession] = {}
+        self._expiry: asyncio.TimerHandle | None = None
+
+    @property
+    def workers(self) -> int:
+        """Number of workers that can be given requests."""
+        return len(self._sessions)
+
+    def facts(self) -> dict[str, int]:
+        """Return the numbers behind a refusal."""
+        return {"queued": sum(self.core.waiting_by_priority().values()), "workers": self.workers}
+
+    def place(self, request: Request) -> "Lease":
+        """Ask for a place; to be used as ``async with dispatcher.place(request) as lease``."""
+        return Lease(self, request)
+
+    def join(self, session: WorkerSession) -> None:
+        """A worker can be given requests from now on."""
+        hello = session.hello
+        self._sessions[hello.worker_id] = session
+        capacity = Capacity(
+            max_sequences=hello.capacity.max_sequences,
+            kv_cache_tokens=hello.capacity.kv_cache_tokens,
+            max_step_tokens=hello.capacity.max_step_tokens,
+        )
+        self._apply(self.core.join(hello.worker_id, capacity, time.monotonic()))
+
+    def lose(self, session: WorkerSession) -> None:
+        """A worker is gone; its session has told the requests that ran there."""
+        del self._sessions[session.hello.worker_id]
+        self._apply(self.core.lose(session.hello.worker_id, time.monotonic()))
+
+    def report(self, worker_id: str, load: worker_pb2.Load) -> None:
+        """A worker told its load."""
+        self._apply(
+            self.core.report(
+                worker_id,
+                kv_cache_usage=load.kv_cache_usage,
+                running=load.running,
+                waiting=load.waiting,
+                preemptions=load.preemptions,
+                now=time.monotonic(),
+            )
+        )
+
+    def submit(self, lease: "Lease") -> None:
+        """Ask the core for a place for the lease's request."""
+        self._leases[lease.request.request_id] = lease
+        self._apply(self.core.submit(lease.request, time.monotonic()))
+
+    def first_token(self, request_id: str) -> None:
+        """A request's prefill is over."""
+        self._apply(self.core.first_token(request_id, time.monotonic()))
+
+    def finish(self, request_id: str, output_tokens: int) -> None:
+        """A request came to its own end."""
+        self._apply(self.core.finish(request_id, output_tokens, time.monotonic()))
+
+    def withdraw(self, request_id: str) -> None:
+        """A request leaves, wherever it is."""
+        self._leases.pop(request_id, None)
+        self._apply(self.core.withdraw(request_id, time.monotonic()))
+
+    def _apply(self, decisions: list[Decision]) -> None:
+        for decision in decisions:
+            lease = self._leases.get(decision.request.request_id)
+            if lease is not None:
+                lease.hear(decision, self._sessions)
+        self._arm()
+
+    def _arm(self) -> None:
+        """Keep one timer, at the earliest deadline in the queue."""
+        due_s = self.core.next_expiry()
+        if self._expiry is not None:
+            if self._expiry.when() == due_s:
+                return
+            self._expiry.cancel()
+        self._expiry = None if due_s is None else self._loop.call_at(due_s, self._expire)
+
+    def _expire(self) -> None:
+        self._expiry = None
+        self._apply(self.core.expire(time.monotonic()))
+
+
+class Lease:
+    """One request's place: first in the queue, then on a worker.
+
+    Attributes:
+        wait: Position and estimate at arrival; None when it started at once.
+        started_s: When it was given to a worker; None while it waits.
+        worker_id: That worker; empty while it waits.
+
+    """
+
+    def __init__(self, dispatcher: Dispatcher, request: Request) -> None:
+        self.request = request
+        self.wait: Wait | None = None
+        self.started_s: float | None = None
+        self.worker_id = ""
+        self._dispatcher = dispatcher
+        self._loop = asyncio.get_running_loop()
+        self._session: asyncio.Future[WorkerSession] = self._loop.create_future()
+
+    async def __aenter__(self) -> Self:
+        """Enter the queue or start.
+
+        Raises:
+            Rejected: The core refuses the request.
+
+        """
+        try:
+            self._dispatcher.submit(self)
+            if self._session.done():
+                self._session.result()
+        except BaseException:
+            self._dispatcher.withdraw(self.request.request_id)
+            raise
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.give_back()
+        self._session.cancel()
+
+    def hear(self, decision: Decision, sessions: dict[str, WorkerSession]) -> None:
+        """Act on the core's decision about this request."""
+        match decision:
+            case Start(worker_id=worker_id):
+                self.started_s = time.monotonic()
+                self.worker_id = worker_id
+                self._session.set_result(sessions[worker_id])
+            case Wait():
+                self.wait = decision
+            case Reject(reason=reason, retry_after_s=retry_after_s):
+                self._session.set_exception(Rejected(reason, retry_after_s, facts=self._dispatcher.facts()))
+            case Expire():
+                self._session.set_exception(QueueExpiry())
+            case Lose():
+                pass  # the session has told the relay
+
+    async def updates(self) -> AsyncIterator[Wait]:
+        """Yield the place in the queue whenever it has changed, at most twice a second, until the request starts."""
+        told = self.wait
+        while not self._session.done():
+            await asyncio.wait({self._session}, timeout=UPDATE_INTERVAL_S)
+            if self._session.done():
+                return
+            position, estimated_wait_s = self._dispatcher.core.position(self.request.request_id)
+            if told is None or position != told.position:
+                told = Wait(self.request, position, estimated_wait_s)
+                yield told
+
+    def session(self) -> WorkerSession:
+        """Return the worker's session, once ``updates`` has ended.
+
+        Raises:
+            QueueExpiry: The deadline passed before the request could start.
+
+        """
+        return self._session.result()
+
+    def give_back(self) -> None:
+        """Free the place at once; leaving the block does so too."""
+        self._dispatcher.withdraw(self.request.request_id)
+
+    def first_token(self) -> None:
+        """Say that the prefill is over."""
+        self._dispatcher.first_token(self.request.request_id)
+
+    def finish(self, output_tokens: int) -> None:
+        """Say that the request came to its own end after this many tokens, all sequences together."""
+        self._dispatcher.finish(self.request.request_id, output_tokens)

@@ -1,0 +1,72 @@
+"""What the scheduler tells Prometheus."""
+
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from scheduler.core.scheduler import Scheduler
+from scheduler.receipt import Receipt
+
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
+SECONDS_PER_TOKEN = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 1.0)
+
+
+class SchedulerMetrics:
+    """Requests, times and tokens by priority, and the state of queue and workers at each scrape."""
+
+    def __init__(self, core: Scheduler) -> None:
+        self.registry = CollectorRegistry()
+        self._requests = Counter(
+            "sluice_requests", "Requests that ended, by outcome.", ["priority", "outcome"], registry=self.registry
+        )
+        self._queued = self._histogram("sluice_queue_seconds", "Time from arrival to a worker.", SECONDS)
+        self._ttft = self._histogram(
+            "sluice_time_to_first_token_seconds", "Time from arrival to the first token.", SECONDS
+        )
+        self._tpot = self._histogram(
+            "sluice_time_per_output_token_seconds", "Mean time between an answer's tokens.", SECONDS_PER_TOKEN
+        )
+        self._total = self._histogram("sluice_request_seconds", "Time from arrival to the end.", SECONDS)
+        self._prompt_tokens = Counter("sluice_prompt_tokens", "Prompt tokens.", ["priority"], registry=self.registry)
+        self._output_tokens = Counter("sluice_output_tokens", "Output tokens.", ["priority"], registry=self.registry)
+        self.registry.register(_State(core))
+
+    def observe(self, receipt: Receipt, outcome: str, now_s: float) -> None:
+        """Count a request that has ended."""
+        if receipt.admission is None:
+            self._requests.labels("unknown", outcome).inc()
+            return
+        priority = receipt.admission.request.priority.name.lower()
+        self._requests.labels(priority, outcome).inc()
+        self._prompt_tokens.labels(priority).inc(receipt.admission.request.prompt_tokens)
+        self._output_tokens.labels(priority).inc(receipt.output_tokens)
+        self._queued.labels(priority).observe(receipt.queued_s(now_s))
+        self._total.labels(priority).observe(now_s - receipt.arrival_s)
+        if receipt.time_to_first_token_s is not None:
+            self._ttft.labels(priority).observe(receipt.time_to_first_token_s)
+            if receipt.output_tokens > 1:
+                self._tpot.labels(priority).observe(receipt.decode_s / (receipt.output_tokens - 1))
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+        return Histogram(name, text, ["priority"], buckets=buckets, registry=self.registry)
+
+
+class _State(Collector):
+    """Reads queue and workers when Prometheus asks."""
+
+    def __init__(self, core: Scheduler) -> None:
+        self._core = core
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        waiting = GaugeMetricFamily("sluice_queue_requests", "Requests that wait.", labels=["priority"])
+        for priority, count in self._core.waiting_by_priority().items():
+            waiting.add_metric([priority.name.lower()], count)
+        yield waiting
+        workers = self._core.workers()
+        yield GaugeMetricFamily("sluice_workers", "Workers that can be given requests.", value=len(workers))
+        running = GaugeMetricFamily("sluice_worker_running_requests", "Requests on a worker.", labels=["worker"])
+        for worker in workers:
+            running.add_metric([worker.worker_id], len(worker.request_ids))
+        yield running

@@ -1,0 +1,226 @@
+"""The door: from a message to a request that is valid, or an error that says what is wrong with it.
+
+Past this file nothing is checked again.
+"""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from google.protobuf.duration_pb2 import Duration
+
+from common.rich_status import Violation
+from scheduler import priority as priorities
+from scheduler.chat import read_chat
+from scheduler.config import SchedulerSettings
+from scheduler.core.request import Priority, Request
+from scheduler.deadline import DeadlinePolicy, seconds
+from scheduler.errors import InvalidRequest, ModelNotFound
+from scheduler.max_tokens import MaxTokens, MaxTokensPolicy
+from scheduler.model_info import describe
+from scheduler.prompt import PromptInput
+from scheduler.sampling import check_sampling, check_token_ids, default_sampling, effective_sampling
+from scheduler.served_model import ServedModel
+from scheduler.violations import must
+from sluice.v1 import generation_pb2, inference_pb2
+from sluice.v1.generation_pb2 import SamplingParams
+
+InputMessage = inference_pb2.GenerateRequest | inference_pb2.CountTokensRequest
+
+READING_THREADS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """What a worker needs: the prompt's token ids and sampling values that are complete."""
+
+    prompt_token_ids: list[int]
+    sampling: SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """Why the request's numbers are what they are, for its receipt.
+
+    Attributes:
+        priority: The effective priority, as the API names it.
+        priority_reason: Which rule chose it.
+        max_tokens_rule: Which rule set max_tokens.
+        deadline_rule: Which rule set the deadline.
+        partial_allowed: Whether the answer so far stands when the deadline passes: the request has a time_budget.
+
+    """
+
+    priority: generation_pb2.Priority.ValueType
+    priority_reason: inference_pb2.PriorityReason.ValueType
+    max_tokens_rule: inference_pb2.MaxTokensRule.ValueType
+    deadline_rule: inference_pb2.DeadlineRule.ValueType
+    partial_allowed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """A request that came through the door."""
+
+    request: Request
+    payload: Payload
+    terms: Terms
+
+
+class Door:
+    """Parses requests for one served model, with the deployment's defaults and limits."""
+
+    def __init__(self, settings: SchedulerSettings, model: ServedModel) -> None:
+        self._settings = settings
+        self._model = model
+        self._sampling = default_sampling(settings.sampling, model.generation_config)
+        self._deadline = DeadlinePolicy(default_s=settings.default_deadline_s, margin_s=settings.deadline_margin_s)
+        self._threads = ThreadPoolExecutor(READING_THREADS, thread_name_prefix="door")
+
+    async def admit(
+        self,
+        message: inference_pb2.GenerateRequest,
+        *,
+        request_id: str,
+        arrival_s: float,
+        call_time_left_s: float | None,
+    ) -> Admission:
+        """Return the request that a message makes.
+
+        Args:
+            message: The message; it must not change meanwhile.
+            request_id: The id that the request is to have.
+            arrival_s: When the message came; the deadline is on the same clock.
+            call_time_left_s: Time until the call's own deadline, at arrival; None: it has none.
+
+        Raises:
+            InvalidRequest: The message breaks a rule of the API.
+            ModelNotFound: It names another model.
+
+        """
+        if message.model not in ("", self._model.name):
+            raise ModelNotFound(message.model, self._model.name)
+        token_ids = await self._in_thread(self._read_request, message)
+        self._check_room(message, len(token_ids))
+        priority, priority_reason = self._priority(message.priority, len(token_ids))
+        limit = self._max_tokens(message.sampling, priority, len(token_ids))
+        time_budget_s = seconds(message.time_budget) if message.HasField("time_budget") else None
+        deadline = self._deadline.decide(arrival_s, call_time_left_s=call_time_left_s, time_budget_s=time_budget_s)
+        sampling = effective_sampling(message.sampling, self._sampling)
+        sampling.max_tokens = limit.tokens
+        if sampling.n > 1 and sampling.temperature == 0:
+            raise InvalidRequest([must("sampling.n", "be 1 at temperature 0, where all are the same", sampling.n)])
+        return Admission(
+            Request(
+                request_id=request_id,
+                priority=priority,
+                arrival_s=arrival_s,
+                deadline_s=deadline.at_s,
+                prompt_tokens=len(token_ids),
+                max_tokens=limit.tokens,
+                sequences=sampling.n,
+            ),
+            Payload(token_ids, sampling),
+            Terms(
+                priority=priorities.TO_PROTO[priority],
+                priority_reason=priority_reason,
+                max_tokens_rule=limit.rule,
+                deadline_rule=deadline.rule,
+                partial_allowed=time_budget_s is not None,
+            ),
+        )
+
+    async def count(self, message: inference_pb2.CountTokensRequest) -> inference_pb2.CountTokensResponse:
+        """Count the tokens of an input, also of one that is too long for the model.
+
+        Raises:
+            InvalidRequest: The input breaks a rule of the API.
+
+        """
+        token_ids = await self._in_thread(self._read_input, message, [])
+        return inference_pb2.CountTokensResponse(
+            tokens=len(token_ids),
+            token_ids=token_ids if message.return_ids else (),
+            room_tokens=max(0, self._model.context_tokens - len(token_ids)),
+            priority=priorities.TO_PROTO[priorities.by_length(len(token_ids), self._settings)],
+        )
+
+    def model_info(self) -> inference_pb2.GetModelInfoResponse:
+        """Describe the model, its defaults and limits; workers and version are left to who knows them."""
+        return describe(self._model, self._settings, self._sampling)
+
+    def close(self) -> None:
+        """Stop the threads once they have read what was given to them; nothing can be admitted afterwards."""
+        self._threads.shutdown(wait=False)
+
+    async def _in_thread(self, read: Callable[..., list[int]], *arguments: object) -> list[int]:
+        """Read away from the event loop: checking a schema, rendering and tokenising take up to seconds."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, read, *arguments)
+
+    def _read_request(self, message: inference_pb2.GenerateRequest) -> list[int]:
+        """Check everything that does not need the prompt's length, then return the prompt's token ids."""
+        found: list[Violation] = []
+        check_sampling(message.sampling, self._model.vocabulary_size, found)
+        if message.priority not in generation_pb2.Priority.values():
+            found.append(must("priority", "be a Priority, 0 to 3", message.priority))
+        if message.HasField("time_budget"):
+            _check_time_budget(message.time_budget, found)
+        return self._read_input(message, found)
+
+    def _read_input(self, message: InputMessage, found: list[Violation]) -> list[int]:
+        kind = message.WhichOneof("input")
+        prompt: PromptInput = ""
+        match kind:
+            case "prompt":
+                prompt = message.prompt
+            case "chat":
+                prompt = read_chat(message.chat, found)
+            case "token_ids":
+                prompt = list(message.token_ids.ids)
+                check_token_ids("token_ids.ids", prompt, self._model.vocabulary_size, found)
+            case None:
+                found.append(Violation("input", "must be one of prompt, chat and token_ids; none is set"))
+        if kind is not None and not prompt:
+            found.append(Violation(kind, "must not be empty"))
+        if found:
+            raise InvalidRequest(found)
+        token_ids = self._model.tokenizer.encode(prompt)
+        if not token_ids:
+            raise InvalidRequest([must(str(kind), "have at least one token", 0)])
+        return token_ids
+
+    def _check_room(self, message: inference_pb2.GenerateRequest, prompt_tokens: int) -> None:
+        longest = self._model.context_tokens - 1
+        if prompt_tokens > longest:
+            bound = f"have at most {longest} tokens, one less than the model's context"
+            raise InvalidRequest([must(str(message.WhichOneof("input")), bound, prompt_tokens)])
+
+    def _priority(
+        self, asked: generation_pb2.Priority.ValueType, prompt_tokens: int
+    ) -> tuple[Priority, inference_pb2.PriorityReason.ValueType]:
+        if asked == generation_pb2.PRIORITY_UNSPECIFIED:
+            by_length = priorities.by_length(prompt_tokens, self._settings)
+            return by_length, inference_pb2.PRIORITY_REASON_PROMPT_LENGTH
+        return priorities.FROM_PROTO[asked], inference_pb2.PRIORITY_REASON_REQUESTED
+
+    def _max_tokens(self, sampling: SamplingParams, priority: Priority, prompt_tokens: int) -> MaxTokens:
+        limits = self._settings.max_tokens
+        priority_cap = priorities.settings_of(priority, self._settings).max_tokens_cap
+        policy = MaxTokensPolicy(limits.default, limits.cap, priority_cap, limits.over_cap)
+        asked = sampling.max_tokens if sampling.HasField("max_tokens") else None
+        if (bound := policy.refusal(asked)) is not None:
+            raise InvalidRequest([must("sampling.max_tokens", bound, asked)])
+        limit = policy.decide(asked, room_tokens=self._model.context_tokens - prompt_tokens)
+        if sampling.min_tokens > limit.tokens:
+            bound = f"be at most {limit.tokens}, the effective max_tokens"
+            raise InvalidRequest([must("sampling.min_tokens", bound, sampling.min_tokens)])
+        return limit
+
+
+def _check_time_budget(time_budget: Duration, found: list[Violation]) -> None:
+    budget_s = seconds(time_budget)
+    if budget_s is None:
+        found.append(Violation("time_budget", "must be a valid Duration: nanos below 1e9, of the same sign as seconds"))
+    elif budget_s <= 0:
+        found.append(must("time_budget", "be above 0 s", f"{budget_s:g} s"))

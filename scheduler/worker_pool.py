@@ -1,0 +1,85 @@
+"""Who the workers are: one task for each address keeps a session open, and the dispatcher learns who comes and goes."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+import grpc
+import structlog
+
+from common.grpc_server import CHANNEL_OPTIONS
+from scheduler.dispatcher import Dispatcher
+from scheduler.prompt import TokenizerError
+from scheduler.served_model import ServedModel
+from scheduler.worker_session import WorkerSession
+from sluice.worker.v1 import worker_pb2, worker_pb2_grpc
+
+RETRY_S = 0.5
+
+log = structlog.get_logger("scheduler")
+
+
+class WorkerPool:
+    """Keeps sessions to all workers.
+
+    The first worker's model is the model that is served; a worker that serves another one is left alone.
+
+    Attributes:
+        model: The served model; None until the first worker has told it.
+
+    """
+
+    def __init__(self, addresses: Sequence[str], dispatcher: Dispatcher, *, on_change: Callable[[], None]) -> None:
+        self._addresses = addresses
+        self._dispatcher = dispatcher
+        self._on_change = on_change
+        self.model: ServedModel | None = None
+
+    async def run(self) -> None:
+        """Keep the sessions until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            for address in dict.fromkeys(self._addresses):
+                tasks.create_task(self._keep(address))
+
+    async def _keep(self, address: str) -> None:
+        async with grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
+            stub = worker_pb2_grpc.WorkerServiceStub(channel)
+            while True:
+                try:
+                    await self._attach(address, stub)
+                except (grpc.aio.AioRpcError, ConnectionError, ValueError, TokenizerError) as error:
+                    reason = error.details() if isinstance(error, grpc.aio.AioRpcError) else str(error)
+                    log.warning("worker is not attached", address=address, reason=reason)
+                await asyncio.sleep(RETRY_S)
+
+    async def _attach(self, address: str, stub: "worker_pb2_grpc.WorkerServiceAsyncStub") -> None:
+        """Hold one session for as long as it lives."""
+        session = WorkerSession(stub)
+        try:
+            hello = await session.open()
+            await self._learn_model(hello.model, stub)
+            self._dispatcher.join(session)
+            try:
+                log.info("worker joined", address=address, worker=hello.worker_id, engine=hello.engine)
+                self._on_change()
+                async for load in session.steps():
+                    self._dispatcher.report(hello.worker_id, load)
+                log.warning("worker left", address=address, worker=hello.worker_id)
+            finally:
+                session.close()
+                self._dispatcher.lose(session)
+                self._on_change()
+        finally:
+            session.close()
+
+    async def _learn_model(self, model: worker_pb2.Model, stub: "worker_pb2_grpc.WorkerServiceAsyncStub") -> None:
+        """Take over the first worker's model; check that every other serves the same.
+
+        Raises:
+            ValueError: It serves another model.
+
+        """
+        if self.model is None:
+            pieces = [piece.data async for piece in stub.GetTokenizer(worker_pb2.GetTokenizerRequest())]
+            self.model = await asyncio.to_thread(ServedModel.from_worker, model, b"".join(pieces))
+        elif (self.model.name, self.model.tokenizer_digest) != (model.name, model.tokenizer_digest):
+            raise ValueError(f"it serves {model.name!r}, not {self.model.name!r}, or its tokenizer differs")

@@ -1,0 +1,102 @@
+"""The scheduler's end of the one stream to a worker: every request of that worker goes over it."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+from scheduler.errors import SluiceError, WorkerLost
+from sluice.worker.v1 import worker_pb2, worker_pb2_grpc
+
+
+class Receiver(Protocol):
+    """Where a request's outputs go."""
+
+    def push(self, output: worker_pb2.Output) -> None:
+        """Take an output."""
+        ...
+
+    def fail(self, error: SluiceError) -> None:
+        """Learn that no more outputs will come."""
+        ...
+
+
+class WorkerSession:
+    """Submits and aborts requests on one worker, and hands its outputs to their receivers.
+
+    What is to be sent in one turn of the event loop shares a message.
+    """
+
+    def __init__(self, stub: "worker_pb2_grpc.WorkerServiceAsyncStub") -> None:
+        self._call = stub.Attach(self._outgoing(), wait_for_ready=True)
+        self._receivers: dict[str, Receiver] = {}
+        self._outbox = worker_pb2.AttachRequest()
+        self._ready = asyncio.Event()
+        self._broken = False
+        self.hello = worker_pb2.Hello()
+
+    async def open(self) -> worker_pb2.Hello:
+        """Wait for the worker's first message.
+
+        Raises:
+            grpc.aio.AioRpcError: The stream broke before it.
+            ConnectionError: The worker ended the stream or said something else.
+
+        """
+        response = await self._call.read()
+        if not isinstance(response, worker_pb2.AttachResponse) or not response.HasField("hello"):
+            raise ConnectionError("the worker did not say hello")
+        self.hello = response.hello
+        return self.hello
+
+    async def steps(self) -> AsyncIterator[worker_pb2.Load]:
+        """Deliver outputs until the stream ends; yield the engine's load whenever the worker reports it.
+
+        Raises:
+            grpc.aio.AioRpcError: The stream broke.
+
+        """
+        receivers = self._receivers
+        while isinstance(response := await self._call.read(), worker_pb2.AttachResponse):
+            step = response.step
+            for output in step.outputs:
+                receiver = receivers.get(output.request_id)
+                if receiver is not None:
+                    receiver.push(output)
+            if step.HasField("load"):
+                yield step.load
+
+    def submit(self, submit: worker_pb2.Submit, receiver: Receiver) -> None:
+        """Send a request; its outputs go to the receiver until ``forget``."""
+        if self._broken:
+            receiver.fail(WorkerLost(self.hello.worker_id))
+            return
+        self._receivers[submit.request_id] = receiver
+        self._outbox.submits.append(submit)
+        self._ready.set()
+
+    def abort(self, request_id: str) -> None:
+        """Stop a request on the worker."""
+        if not self._broken:
+            self._outbox.abort_request_ids.append(request_id)
+            self._ready.set()
+
+    def forget(self, request_id: str) -> None:
+        """Deliver nothing more of a request."""
+        self._receivers.pop(request_id, None)
+
+    def close(self) -> None:
+        """Give the stream up: the worker aborts what came over it, and every receiver fails."""
+        self._broken = True
+        self._ready.set()
+        self._call.cancel()
+        receivers, self._receivers = self._receivers, {}
+        for receiver in receivers.values():
+            receiver.fail(WorkerLost(self.hello.worker_id))
+
+    async def _outgoing(self) -> AsyncIterator[worker_pb2.AttachRequest]:
+        while not self._broken:
+            await self._ready.wait()
+            self._ready.clear()
+            message, self._outbox = self._outbox, worker_pb2.AttachRequest()
+            if message.submits or message.abort_request_ids:
+                yield message
