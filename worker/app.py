@@ -1,0 +1,121 @@
+"""The worker process: one engine behind one gRPC server."""
+
+import asyncio
+import signal
+import uuid
+from types import TracebackType
+from typing import Self
+
+import structlog
+
+from common.grpc_server import add_health, add_reflection, bind, make_server
+from common.metrics_endpoint import serve_metrics
+from sluice.worker.v1 import worker_pb2, worker_pb2_grpc
+from worker.config import WorkerSettings
+from worker.engine import Engine
+from worker.metrics import WorkerMetrics
+from worker.servicer import WorkerServicer
+
+SERVICE = "sluice.worker.v1.WorkerService"
+DRAIN_POLL_S = 0.05
+
+log = structlog.get_logger("worker")
+
+
+class WorkerApp:
+    """A running worker, as an asynchronous context manager.
+
+    The engine starts first, and the port opens when it is ready: whoever can connect can submit.
+
+    Attributes:
+        port: The port that the gRPC server listens on.
+        died: Set to the reason when the engine can serve no more.
+
+    """
+
+    def __init__(self, settings: WorkerSettings, engine: Engine) -> None:
+        self._settings = settings
+        self._engine = engine
+        self.port = 0
+        self.died: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    async def __aenter__(self) -> Self:
+        self._metrics = WorkerMetrics()
+        description = await self._engine.start(on_load=self._on_load, on_death=self._on_death)
+        worker_id = f"worker-{uuid.uuid4().hex[:8]}"
+        self._servicer = WorkerServicer(self._engine, description, worker_id)
+        self._server = make_server(self._settings.server)
+        worker_pb2_grpc.add_WorkerServiceServicer_to_server(self._servicer, self._server)
+        self._health = add_health(self._server, [SERVICE])
+        if self._settings.server.reflection:
+            add_reflection(self._server, [SERVICE])
+        self.port = bind(self._server, self._settings.listen)
+        self._endpoint = serve_metrics(self._settings.metrics_listen, self._metrics.registry)
+        await self._server.start()
+        self._health.set_ready(SERVICE, ready=True)
+        log.info(
+            "worker is ready",
+            worker=worker_id,
+            port=self.port,
+            engine=description.name,
+            model=description.model.name,
+            context_tokens=description.model.context_tokens,
+            kv_cache_tokens=description.capacity.kv_cache_tokens,
+            max_sequences=description.capacity.max_sequences,
+        )
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._health.shut_down()
+        await self._server.stop(grace=0)
+        await self._engine.close()
+        self._endpoint.close()
+
+    async def drain(self) -> None:
+        """Refuse new requests and wait until the running ones have ended, ``drain_s`` at most."""
+        self._health.shut_down()
+        self._servicer.drain()
+        log.info("worker drains", running=self._servicer.requests)
+        try:
+            async with asyncio.timeout(self._settings.drain_s):
+                while self._servicer.requests:
+                    await asyncio.sleep(DRAIN_POLL_S)
+        except TimeoutError:
+            log.warning("worker stops with requests running", running=self._servicer.requests)
+
+    def _on_load(self, load: worker_pb2.Load) -> None:
+        self._metrics.observe(load)
+        self._servicer.tell(load)
+
+    def _on_death(self, reason: str) -> None:
+        if not self.died.done():
+            self.died.set_result(reason)
+
+
+def make_engine(settings: WorkerSettings) -> Engine:
+    """Make the engine that the settings name; vLLM is imported only when it is the one."""
+    if settings.engine == "simulated":
+        from worker.simulated_engine import SimulatedEngine, options_from
+
+        return SimulatedEngine(options_from(settings))
+    from worker.vllm_engine import VllmEngine
+
+    return VllmEngine(settings)
+
+
+async def run(settings: WorkerSettings) -> int:
+    """Serve until a signal or the engine's death; return the process's exit status."""
+    stop = asyncio.Event()
+    async with WorkerApp(settings, make_engine(settings)) as app:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        app.died.add_done_callback(lambda _: stop.set())
+        await stop.wait()
+        if app.died.done():
+            log.error("worker stops", reason=app.died.result())
+            return 1
+        await app.drain()
+    return 0

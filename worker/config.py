@@ -1,0 +1,49 @@
+"""The worker's settings: each in one typed place, from the command line, the environment or a TOML file."""
+
+from typing import Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from common.settings import LogSettings, ServerSettings, Settings
+
+
+class SimulatedSettings(BaseModel):
+    """How the simulated engine behaves."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kv_cache_tokens: int = Field(1_000_000, ge=16, description="Tokens that the KV cache holds.")
+    speed: float = Field(1.0, ge=0, description="Multiple of an H200's speed; 0: as fast as possible.")
+    output_tokens_median: float = Field(150.0, gt=0, description="Median length of an answer in tokens.")
+    output_tokens_sigma: float = Field(0.8, ge=0, description="Spread of the lognormal lengths.")
+
+
+class WorkerSettings(Settings):
+    """Settings of sluice-worker."""
+
+    environment_prefix: ClassVar[str] = "SLUICE_WORKER_"
+
+    engine: Literal["vllm", "simulated"] = Field("vllm", description="What generates the tokens.")
+    model: str = Field("", description="Folder or hub name of the model. The simulated engine can do without.")
+    served_model_name: str = Field("", description="Name the model is served under; empty: the model's own.")
+    listen: str = Field("127.0.0.1:50061", description="Address of the worker's API, HOST:PORT.")
+    tensor_parallel_size: int = Field(1, ge=1, description="GPUs that share one engine.")
+    context_tokens: int | None = Field(None, ge=1, description="Context in tokens; unset: the model's own.")
+    max_sequences: int = Field(256, ge=1, description="Sequences that run together.")
+    max_step_tokens: int = Field(
+        2048, ge=16, description="Tokens of one engine step; more prefills faster and delays running answers longer."
+    )
+    dtype: str = Field("auto", description="Type of weights and activations: auto, bfloat16, float16.")
+    quantization: str = Field("", description="Quantisation method; empty: as the checkpoint says.")
+    kv_cache_dtype: str = Field("auto", description="Type of the KV cache: auto, fp8.")
+    gpu_memory_utilization: float = Field(0.9, gt=0, le=1, description="Share of a GPU's memory the engine may take.")
+    cpu_kv_cache_gib: int = Field(1, ge=1, description="GiB of KV cache where the engine runs without a GPU.")
+    prefix_caching: bool = Field(True, description="Reuse the KV cache of equal prompt beginnings.")
+    enforce_eager: bool | None = Field(None, description="No CUDA graphs; unset: only where there is no GPU.")
+    seed: int = Field(0, description="Seed of the engine's random numbers.")
+    engine_args: dict[str, Any] = Field({}, description="More of vLLM's engine arguments, by their own names.")
+    simulated: SimulatedSettings = SimulatedSettings()
+    drain_s: float = Field(30.0, ge=0, description="Seconds that running requests have after SIGTERM.")
+    server: ServerSettings = ServerSettings()
+    metrics_listen: str = Field("127.0.0.1:9465", description="Address of the Prometheus endpoint; empty: none.")
+    log: LogSettings = LogSettings()
