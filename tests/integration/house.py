@@ -1,0 +1,118 @@
+"""A whole Sluice in the test's own process: real gRPC on loopback, the simulated engine behind it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import grpc
+
+from common.client import Client
+from scheduler.app import SchedulerApp
+from scheduler.config import SchedulerSettings
+from sluice.worker.v1 import worker_pb2
+from worker.app import WorkerApp
+from worker.config import WorkerSettings
+from worker.engine import Emit, EngineDescription
+from worker.simulated_engine import SimulatedEngine, options_from
+
+WAIT_S = 20.0
+
+
+class WatchedEngine(SimulatedEngine):
+    """The simulated engine, with a record of what reached it.
+
+    Attributes:
+        submitted: Ids of the requests submitted, in order.
+        aborted: Ids of the requests aborted, in order.
+        load: The engine's counters after its latest step.
+
+    """
+
+    def __init__(self, settings: WorkerSettings) -> None:
+        super().__init__(options_from(settings))
+        self.submitted: list[str] = []
+        self.aborted: list[str] = []
+        self.load = worker_pb2.Load()
+
+    async def start(
+        self, *, on_load: Callable[[worker_pb2.Load], None], on_death: Callable[[str], None]
+    ) -> EngineDescription:
+        def watch(load: worker_pb2.Load) -> None:
+            self.load = worker_pb2.Load()
+            self.load.CopyFrom(load)
+            on_load(load)
+
+        return await super().start(on_load=watch, on_death=on_death)
+
+    def submit(self, request: worker_pb2.Submit, emit: Emit) -> None:
+        self.submitted.append(request.request_id)
+        super().submit(request, emit)
+
+    def abort(self, request_id: str) -> None:
+        self.aborted.append(request_id)
+        super().abort(request_id)
+
+
+class House:
+    """The running pieces: apps, engines, and a client."""
+
+    def __init__(self, scheduler: SchedulerApp, workers: list[WorkerApp], engines: list[WatchedEngine]) -> None:
+        self.scheduler = scheduler
+        self.workers = workers
+        self.engines = engines
+        self.address = f"127.0.0.1:{scheduler.port}"
+        self.client = Client(self.address)
+
+    @property
+    def engine(self) -> WatchedEngine:
+        return self.engines[0]
+
+    def is_idle(self) -> bool:
+        """Whether nothing waits, runs or holds memory anywhere."""
+        core = self.scheduler.dispatcher.core
+        return (
+            not any(core.waiting_by_priority().values())
+            and not any(list(worker.request_ids) for worker in core.workers())
+            and all(engine.load.running == engine.load.waiting == 0 for engine in self.engines)
+            and all(engine.load.kv_cache_usage == 0 for engine in self.engines)
+        )
+
+
+@asynccontextmanager
+async def house(
+    *, workers: int = 1, worker: dict[str, Any] | None = None, scheduler: dict[str, Any] | None = None
+) -> AsyncIterator[House]:
+    """Start a house, wait until it is ready, and check in the end that nothing was left behind."""
+    quiet = {"listen": "127.0.0.1:0", "metrics_listen": ""}
+    async with AsyncExitStack() as stack:
+        apps, engines = [], []
+        for _ in range(workers):
+            settings = WorkerSettings.model_validate({"engine": "simulated", **quiet, **(worker or {})})
+            engine = WatchedEngine(settings)
+            apps.append(await stack.enter_async_context(WorkerApp(settings, engine)))
+            engines.append(engine)
+        addresses = [f"127.0.0.1:{app.port}" for app in apps]
+        scheduler_settings = SchedulerSettings.model_validate({**quiet, "worker": addresses, **(scheduler or {})})
+        app = await stack.enter_async_context(SchedulerApp(scheduler_settings))
+        built = House(app, apps, engines)
+        await stack.enter_async_context(built.client)
+        await eventually(lambda: app.dispatcher.workers == workers)
+        yield built
+        await eventually(built.is_idle)
+
+
+async def eventually(condition: Callable[[], bool], within_s: float = WAIT_S) -> None:
+    """Wait until the condition holds."""
+    async with asyncio.timeout(within_s):
+        while not condition():
+            await asyncio.sleep(0.002)
+
+
+async def failure(call: Awaitable[Any]) -> grpc.aio.AioRpcError:
+    """Return the error that a call ends with."""
+    try:
+        answer = await call
+    except grpc.aio.AioRpcError as error:
+        return error
+    raise AssertionError(f"the call succeeded: {answer}")
