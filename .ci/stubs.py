@@ -49,11 +49,7 @@ def difference(made: Path, committed: Path) -> list[str]:
     names = {path.relative_to(root) for root in (made, committed) for path in root.rglob("*.py*") if path.is_file()}
     names = {name for name in names if "__pycache__" not in name.parts}
     pairs = ((name, made / name, committed / name) for name in sorted(names))
-    return [
-        str(name)
-        for name, a, b in pairs
-        if not (a.exists() and b.exists() and filecmp.cmp(a, b, shallow=False))
-    ]
+    return [str(name) for name, a, b in pairs if not (a.exists() and b.exists() and filecmp.cmp(a, b, shallow=False))]
 
 
 if __name__ == "__main__":

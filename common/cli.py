@@ -2,62 +2,106 @@
 
 import argparse
 import asyncio
+import math
+import os
 import sys
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Any, Final
 
 import grpc
+from google.protobuf import json_format
+from google.protobuf.message import Message
 
 from common.client import Client, ask
-from common.launch import add_up_arguments, up
-from common.rich_status import describe
+from common.launch import SCHEDULER_ADDRESS, add_up_arguments, up
+from common.rich_status import describe, read_details
 
-ADDRESS = "127.0.0.1:50051"
+ADDRESS_VARIABLE: Final = "SLUICE_ADDRESS"
+INTERRUPTED, OUTPUT_CLOSED = 130, 141  # 128 and the signal, as shells count
 
 
 def main() -> None:
     """Run one subcommand."""
-    parser = argparse.ArgumentParser(prog="sluice", description="Talk to Sluice.")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    generate_parser = commands.add_parser("generate", help="stream an answer to a prompt")
-    _add_generate_arguments(generate_parser)
-    generate_parser.set_defaults(run=generate)
-    up_parser = commands.add_parser("up", help="start scheduler and workers on this machine")
-    add_up_arguments(up_parser)
-    up_parser.set_defaults(run=up)
-    options = parser.parse_args()
-    run: Callable[[argparse.Namespace], Coroutine[Any, Any, int]] = options.run
+    options = _parser().parse_args()
+    run: Callable[[argparse.Namespace], int] = options.run
     try:
-        sys.exit(asyncio.run(run(options)))
+        sys.exit(run(options))
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        # The reader has had enough; Python must not try to flush once more on its way out.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(OUTPUT_CLOSED)
 
 
-async def generate(options: argparse.Namespace) -> int:
-    """Stream one answer to standard output; the receipt goes to standard error."""
-    request = _request(options)
+def generate(options: argparse.Namespace) -> int:
+    """Stream one answer to standard output; return the exit status."""
+    try:
+        request = _request(options)
+    except ValueError as error:
+        sys.stderr.write(f"sluice: cannot send this: {error}\n")
+        return 1
+    return asyncio.run(_generate(request, options))
+
+
+async def _generate(request: Any, options: argparse.Namespace) -> int:
+    screen = _Screen()
     try:
         async with Client(options.address) as client:
             async for response in client.stream(request, timeout_s=options.timeout):
-                match response.WhichOneof("event"):
-                    case "chunk" if response.chunk.index == 0:
-                        sys.stdout.write(response.chunk.text)
-                        sys.stdout.flush()
-                    case "accepted" | "queue_update" | "finished" if options.receipt:
-                        sys.stderr.write(f"{response}\n")
+                if response.HasField("chunk"):
+                    screen.write(response.chunk)
+                elif options.receipt:
+                    screen.note(response)
     except grpc.aio.AioRpcError as error:
-        sys.stderr.write(f"\nsluice: {describe(error)}\n")
+        screen.end_line()
+        sys.stderr.write(f"sluice: {_explain(error, options.address)}\n")
         return 1
-    sys.stdout.write("\n")
+    screen.end_line()
     return 0
 
 
+class _Screen:
+    """The answer on standard output, as it comes, and notes about it on standard error."""
+
+    def __init__(self) -> None:
+        self._in_line = False
+
+    def write(self, chunk: Any) -> None:
+        """Show new text of the first sequence."""
+        if chunk.index == 0 and chunk.text:
+            sys.stdout.write(chunk.text)
+            sys.stdout.flush()
+            self._in_line = not chunk.text.endswith("\n")
+
+    def note(self, event: Message) -> None:
+        """Show another event of the stream as a line of JSON."""
+        self.end_line()
+        sys.stderr.write(json_format.MessageToJson(event, indent=None, preserving_proto_field_name=True) + "\n")
+
+    def end_line(self) -> None:
+        """Leave the cursor at the beginning of a line."""
+        if self._in_line:
+            sys.stdout.write("\n")
+            sys.stdout.flush()
+            self._in_line = False
+
+
+def _explain(error: grpc.aio.AioRpcError, address: str) -> str:
+    """Put an error into one line."""
+    if error.code() is grpc.StatusCode.UNAVAILABLE and not read_details(error):
+        return f"no scheduler answers at {address}: {(error.details() or '').rpartition(': ')[2]}"
+    return " ".join(describe(error).split())
+
+
 def _request(options: argparse.Namespace) -> Any:
+    """Build the request; ValueError where a text is not UTF-8."""
     names = ("temperature", "top_p", "top_k", "max_tokens", "seed", "stop")
     sampling = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     if options.json_schema is not None:
         sampling["structured_output"] = {"json_schema": options.json_schema}
-    text = sys.stdin.read() if options.prompt == "-" else options.prompt
+    text = sys.stdin.buffer.read().decode() if options.prompt == "-" else options.prompt
     system = [{"role": "system", "content": options.system}] if options.system else []
     return ask(
         text if options.raw else None,
@@ -68,19 +112,58 @@ def _request(options: argparse.Namespace) -> Any:
     )
 
 
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="sluice", description="Talk to Sluice.")
+    parser.add_argument("--version", action="version", version=f"sluice {version('sluice')}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, run, add_arguments, summary in (
+        ("generate", generate, _add_generate_arguments, "stream an answer to a prompt"),
+        ("up", up, add_up_arguments, "start scheduler and workers on this machine"),
+    ):
+        command = commands.add_parser(name, help=summary, description=f"{summary.capitalize()}.")
+        add_arguments(command)
+        command.set_defaults(run=run)
+    return parser
+
+
 def _add_generate_arguments(parser: argparse.ArgumentParser) -> None:
+    address = os.environ.get(ADDRESS_VARIABLE) or SCHEDULER_ADDRESS
+    where = f"the scheduler's HOST:PORT (default: ${ADDRESS_VARIABLE}, else {SCHEDULER_ADDRESS})"
     parser.add_argument("prompt", help="what to ask; - reads it from standard input")
-    parser.add_argument("--address", default=ADDRESS, help=f"the scheduler's HOST:PORT (default: {ADDRESS})")
+    parser.add_argument("--address", default=address, help=where)
     parser.add_argument("--raw", action="store_true", help="no chat template: the model continues the prompt")
     parser.add_argument("--system", help="a system message before the prompt")
     parser.add_argument("--priority", choices=["high", "normal", "low"], help="default: by the prompt's length")
-    parser.add_argument("--timeout", type=float, metavar="S", help="the call's deadline in seconds")
-    parser.add_argument("--time-budget", type=float, metavar="S", help="take what there is after so many seconds")
-    parser.add_argument("--max-tokens", type=int, help="most new tokens")
-    parser.add_argument("--temperature", type=float, help="randomness; 0: greedy")
-    parser.add_argument("--top-p", type=float, help="probability mass considered")
-    parser.add_argument("--top-k", type=int, help="likeliest tokens considered; 0: all")
-    parser.add_argument("--seed", type=int, help="fixes the random numbers")
-    parser.add_argument("--stop", action="append", help="ends the answer where it occurs; may be repeated")
-    parser.add_argument("--json-schema", help="the answer must match this JSON schema")
+    parser.add_argument("--timeout", type=_seconds, metavar="S", help="the call's deadline in seconds")
+    parser.add_argument("--time-budget", type=_seconds, metavar="S", help="take what there is after so many seconds")
+    parser.add_argument("--max-tokens", type=_count, metavar="N", help="most new tokens")
+    parser.add_argument("--temperature", type=float, metavar="X", help="randomness; 0: greedy")
+    parser.add_argument("--top-p", type=float, metavar="X", help="probability mass considered")
+    parser.add_argument("--top-k", type=_count, metavar="N", help="likeliest tokens considered; 0: all")
+    parser.add_argument("--seed", type=_seed, metavar="N", help="fixes the random numbers")
+    parser.add_argument("--stop", action="append", metavar="TEXT", help="ends the answer where it occurs; repeat it")
+    parser.add_argument("--json-schema", metavar="JSON", help="the answer must match this JSON schema")
     parser.add_argument("--receipt", action="store_true", help="print terms and receipt to standard error")
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not (value > 0 and math.isfinite(value)):
+        raise argparse.ArgumentTypeError(f"must be above 0, not {text}")
+    return value
+
+
+def _count(text: str) -> int:
+    return _integer(text, 0, 2**32 - 1)
+
+
+def _seed(text: str) -> int:
+    return _integer(text, -(2**63), 2**63 - 1)
+
+
+def _integer(text: str, low: int, high: int) -> int:
+    """Read a number that fits into its field; whether it makes sense is the scheduler's to say."""
+    value = int(text)
+    if not low <= value <= high:
+        raise argparse.ArgumentTypeError(f"must be in [{low}, {high}], not {text}")
+    return value

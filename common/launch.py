@@ -5,194 +5,268 @@ import asyncio
 import os
 import shutil
 import signal
-import socket
-import subprocess
 import sys
 import time
+from collections.abc import Coroutine
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any, Final, NoReturn
 
 import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from common.address import BindError
 from common.client import Client, ask
+from common.deployment import Deployment, ProcessEnded
+from common.grpc_server import CHANNEL_OPTIONS
+from common.launch_addresses import LaunchAddresses
+from common.rich_status import describe
 
-GPU_MODEL = "Qwen/Qwen2.5-7B-Instruct"
-FIRST_QUESTION = "What is a KV cache?"
-FIRST_WORKER_PORT = 50061
-SCHEDULER_ADDRESS = "127.0.0.1:50051"
-METRICS_PORT = 9464
+GPU_MODEL: Final = "Qwen/Qwen2.5-7B-Instruct"
+FIRST_QUESTION: Final = "What is a KV cache?"
+SCHEDULER_ADDRESS: Final = "127.0.0.1:50051"
+FIRST_WORKER_PORT: Final = 50061
+METRICS_PORT: Final = 9464
+SERVICE: Final = "sluice.v1.InferenceService"
 HUB_TIMEOUT_S = 3.0
-STOP_S = 40.0
+FIRST_ANSWER_S = 120.0
+READY_POLL_S = 0.1
 
 NEXT_STEPS = """
 Sluice is up: {model} on {workers} worker(s), scheduler at {address}. Ctrl-C stops it. In another terminal, type
 
-  .venv/bin/sluice generate "{question}" --receipt
+  {sluice} generate "{question}" --receipt{address_option}
 
   grpcurl -plaintext -d '{{"chat": {{"messages": [{{"role": "user", "content": "{question}"}}]}}}}' \\
     {address} sluice.v1.InferenceService/Generate
 
-or in Python (.venv/bin/python):
+or in Python ({python}):
 
   import grpc; from sluice.v1 import inference_pb2 as pb, inference_pb2_grpc as rpc
   stub = rpc.InferenceServiceStub(grpc.insecure_channel("{address}"))
-  for response in stub.Generate(pb.GenerateRequest(prompt="{question}")):
-      print(response.chunk.text, end="", flush=True)
+  chat = pb.Chat(messages=[pb.ChatMessage(role="user", content="{question}")])
+  for response in stub.Generate(pb.GenerateRequest(chat=chat)): print(response.chunk.text, end="", flush=True)
 
-Metrics: http://127.0.0.1:{metrics_port}/metrics    Logs: {logs}
+Metrics: http://{metrics}/metrics    Logs: {logs}
 """
 
 
-class ProcessEnded(Exception):
-    """A process that should stay up has ended; the message names it and its log."""
+class LaunchError(Exception):
+    """The deployment cannot be brought up; the message says why and what to do."""
+
+
+class Signals:
+    """Catches the signals that ask to stop, instead of letting them end this process.
+
+    Attributes:
+        first: Set by the first of them.
+        second: Set by the next: somebody is in a hurry.
+
+    """
+
+    def __init__(self) -> None:
+        self.first, self.second = asyncio.Event(), asyncio.Event()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            asyncio.get_running_loop().add_signal_handler(number, self._hear)
+
+    def _hear(self) -> None:
+        if self.first.is_set():
+            self.second.set()
+        self.first.set()
+
+    async def wait(self) -> None:
+        """Wait for the first signal."""
+        await self.first.wait()
+        _say("stopping; running requests may end first (once more: at once)")
 
 
 def add_up_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``sluice up``."""
-    parser.add_argument("--engine", choices=["auto", "vllm", "simulated"], default="auto", help="default: auto (vllm)")
-    parser.add_argument("--model", default="", help="folder or hub name; default: the demo model, or Qwen on a GPU")
-    parser.add_argument("--workers", type=int, default=1, help="worker processes (default: 1)")
-    parser.add_argument("--tensor-parallel-size", type=int, default=1, help="GPUs of each worker (default: 1)")
-    parser.add_argument("--cache", type=Path, default=Path(".cache"), help="folder for demo model and logs")
+    parser.epilog = (
+        "Other settings reach the processes through the environment: SLUICE_SCHEDULER_... and SLUICE_WORKER_..., "
+        "as sluice-scheduler --help and sluice-worker --help say."
+    )
+    add = parser.add_argument
+    add("--engine", choices=["auto", "vllm", "simulated"], default="auto", help="default: auto (vllm)")
+    add("--model", default="", metavar="NAME", help="folder or hub name; default: the demo model, or Qwen on a GPU")
+    add("--workers", type=_positive, default=1, metavar="N", help="worker processes (default: 1)")
+    add("--tensor-parallel-size", type=_positive, default=1, metavar="N", help="GPUs of each worker (default: 1)")
+    add("--listen", default=SCHEDULER_ADDRESS, metavar="HOST:PORT", help=f"the API (default: {SCHEDULER_ADDRESS})")
+    first, others = "port of the first worker", "the others follow; 0: free ones"
+    add(
+        "--worker-port",
+        type=int,
+        default=FIRST_WORKER_PORT,
+        metavar="N",
+        help=f"{first}, {others} (default: {FIRST_WORKER_PORT})",
+    )
+    first, others = "port of the scheduler's metrics", "the workers' follow; 0: free ones"
+    add(
+        "--metrics-port",
+        type=int,
+        default=METRICS_PORT,
+        metavar="N",
+        help=f"{first}, {others} (default: {METRICS_PORT})",
+    )
+    add("--cache", type=Path, default=Path(".cache"), metavar="FOLDER", help="demo model and logs (default: .cache)")
 
 
-async def up(options: argparse.Namespace) -> int:
+def up(options: argparse.Namespace) -> int:
     """Start everything, ask the first question, stay up until a signal or until a process ends."""
-    began = time.monotonic()
-    engine = "vllm" if options.engine == "auto" else options.engine
-    model = options.model or _default_model(engine, options.cache)
-    deployment = Deployment(options.cache / "logs")
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    return asyncio.run(_up(options))
+
+
+async def _up(options: argparse.Namespace) -> int:
+    signals = Signals()
     try:
-        ports = deployment.start_workers(engine, model, options.workers, options.tensor_parallel_size)
-        deployment.start_scheduler(ports)
-        _say(f"starting {options.workers} worker(s) on {engine}, and the scheduler; logs in {deployment.logs}")
-        ready = asyncio.ensure_future(_first_answer(deployment, began))
-        stopping = asyncio.ensure_future(stop.wait())
-        await asyncio.wait({ready, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        if not stopping.done():
-            _print(
-                NEXT_STEPS.format(
-                    model=ready.result(),
-                    workers=options.workers,
-                    address=SCHEDULER_ADDRESS,
-                    question=FIRST_QUESTION,
-                    metrics_port=METRICS_PORT,
-                    logs=deployment.logs,
-                )
-            )
-            await _until(stop, deployment)
-        ready.cancel()
-    except ProcessEnded as error:
+        async with Deployment(options.cache / "logs", signals.second) as deployment:
+            await _until_one_ends(_serve(options, deployment), signals.wait())
+    except (LaunchError, ProcessEnded) as error:
         _say(str(error))
         return 1
-    finally:
-        deployment.stop()
     return 0
 
 
-class Deployment:
-    """The processes that were started, each with a log of its own."""
-
-    def __init__(self, logs: Path) -> None:
-        self.logs = logs
-        self._processes: dict[str, subprocess.Popen[bytes]] = {}
-        logs.mkdir(parents=True, exist_ok=True)
-
-    def start_workers(self, engine: str, model: str, count: int, gpus_each: int) -> list[int]:
-        """Start workers, each on GPUs of its own where there are several; return their ports."""
-        ports = []
-        for number in range(count):
-            port = FIRST_WORKER_PORT + number
-            _check_free(port)
-            environment = dict(os.environ)
-            if engine == "vllm" and count > 1 and shutil.which("nvidia-smi"):
-                first = number * gpus_each
-                environment["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, range(first, first + gpus_each)))
-            command = ["-m", "worker", "--engine", engine, "--listen", f"127.0.0.1:{port}"]
-            command += ["--metrics-listen", f"127.0.0.1:{METRICS_PORT + 1 + number}"]
-            command += ["--tensor-parallel-size", str(gpus_each), *(["--model", model] if model else [])]
-            self._start(f"worker-{number}", command, environment)
-            ports.append(port)
-        return ports
-
-    def start_scheduler(self, worker_ports: list[int]) -> None:
-        """Start the scheduler in front of the workers."""
-        _check_free(int(SCHEDULER_ADDRESS.rpartition(":")[2]))
-        command = ["-m", "scheduler", "--listen", SCHEDULER_ADDRESS, "--metrics-listen", f"127.0.0.1:{METRICS_PORT}"]
-        for port in worker_ports:
-            command += ["--worker", f"127.0.0.1:{port}"]
-        self._start("scheduler", command, dict(os.environ))
-
-    def check(self) -> None:
-        """Raise ProcessEnded when one of the processes has ended."""
-        for name, process in self._processes.items():
-            if process.poll() is not None:
-                tail = (self.logs / f"{name}.log").read_text(errors="replace").splitlines()[-15:]
-                lines = "\n  ".join(tail)
-                raise ProcessEnded(f"{name} ended with status {process.returncode}:\n  {lines}")
-
-    def stop(self) -> None:
-        """Stop the scheduler first, so that running requests can end, then the workers."""
-        for _, process in sorted(self._processes.items()):
-            if process.poll() is None:
-                process.terminate()
-                try:
-                    process.wait(STOP_S)
-                except subprocess.TimeoutExpired:
-                    process.kill()
-                    process.wait()
-
-    def _start(self, name: str, arguments: list[str], environment: dict[str, str]) -> None:
-        with (self.logs / f"{name}.log").open("wb") as log:
-            # A session of its own: Ctrl-C reaches this process alone, which then stops the others in order.
-            self._processes[name] = subprocess.Popen(
-                [sys.executable, *arguments], stdout=log, stderr=log, env=environment, start_new_session=True
-            )
+async def _serve(options: argparse.Namespace, deployment: Deployment) -> NoReturn:
+    """Bring everything up, then watch it until cancelled."""
+    began = time.monotonic()
+    addresses = _addresses(options)
+    engine = "vllm" if options.engine == "auto" else options.engine
+    model = options.model or await _default_model(engine, options.cache)
+    for number in range(options.workers):
+        arguments, environment = _worker(engine, model, addresses, number, options.tensor_parallel_size)
+        await deployment.start(f"worker-{number}", arguments, environment)
+    await deployment.start("scheduler", _scheduler(addresses), os.environ)
+    what = "the simulated engine, whose words mean nothing" if engine == "simulated" else "vLLM"
+    _say(f"starting {options.workers} worker(s) on {what}, and the scheduler; logs in {deployment.logs}")
+    await _until_one_ends(_welcome(addresses, deployment, began), deployment.watch())
+    await deployment.watch()
+    raise AssertionError("a watch ends with an error")
 
 
-async def _first_answer(deployment: Deployment, began: float) -> str:
-    """Ask the first question as soon as somebody can answer it; return the model's name."""
+async def _until_one_ends(*works: Coroutine[Any, Any, None]) -> None:
+    """Run several things until one of them is over, and raise as it does; cancel the others."""
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+    for task in done:
+        task.result()
+
+
+def _addresses(options: argparse.Namespace) -> LaunchAddresses:
+    try:
+        return LaunchAddresses.choose(
+            options.listen,
+            workers=options.workers,
+            first_worker_port=options.worker_port,
+            first_metrics_port=options.metrics_port,
+        )
+    except BindError as error:
+        raise LaunchError(f"{error}. Is Sluice running already? Other ports: sluice up --help") from None
+    except ValueError as error:
+        raise LaunchError(f"--listen {options.listen}: {error}") from None
+
+
+def _scheduler(addresses: LaunchAddresses) -> list[str]:
+    workers = [argument for address in addresses.workers for argument in ("--worker", address)]
+    return [
+        "-m",
+        "scheduler",
+        "--listen",
+        addresses.scheduler,
+        "--metrics-listen",
+        addresses.scheduler_metrics,
+        *workers,
+    ]
+
+
+def _worker(
+    engine: str, model: str, addresses: LaunchAddresses, number: int, gpus: int
+) -> tuple[list[str], dict[str, str]]:
+    """Return a worker's arguments and its environment: GPUs of its own, where there are several workers."""
+    arguments = ["-m", "worker", "--engine", engine, "--listen", addresses.workers[number]]
+    arguments += ["--metrics-listen", addresses.worker_metrics[number], "--tensor-parallel-size", str(gpus)]
+    environment = dict(os.environ)
+    if engine == "vllm" and len(addresses.workers) > 1 and shutil.which("nvidia-smi"):
+        visible = environment.get("CUDA_VISIBLE_DEVICES", "")
+        devices = visible.split(",") if visible else [str(each) for each in range(len(addresses.workers) * gpus)]
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(devices[number * gpus : (number + 1) * gpus])
+    return [*arguments, *(["--model", model] if model else [])], environment
+
+
+async def _welcome(addresses: LaunchAddresses, deployment: Deployment, began: float) -> None:
+    """Ask the first question as soon as somebody can answer it, then say what to type next."""
+    address = addresses.reachable_scheduler
+    await _ready(address)
+    model = await _first_answer(address, f"ready after {time.monotonic() - began:.0f} s")
+    _print(
+        NEXT_STEPS.format(
+            model=model,
+            workers=len(addresses.workers),
+            address=address,
+            address_option="" if address == SCHEDULER_ADDRESS else f" --address {address}",
+            question=FIRST_QUESTION,
+            sluice=_shown(Path(sys.executable).with_name("sluice")),
+            python=_shown(Path(sys.executable).with_name("python")),
+            metrics=addresses.scheduler_metrics,
+            logs=deployment.logs,
+        )
+    )
+
+
+async def _ready(address: str) -> None:
+    """Wait until the scheduler says that it has a worker."""
+    async with grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        request = health_pb2.HealthCheckRequest(service=SERVICE)
+        while (await stub.Check(request, wait_for_ready=True)).status != health_pb2.HealthCheckResponse.SERVING:
+            await asyncio.sleep(READY_POLL_S)
+
+
+async def _first_answer(address: str, when: str) -> str:
+    """Stream the first answer to the terminal; return the model's name."""
     request = ask(messages=[{"role": "user", "content": FIRST_QUESTION}])
     model = ""
-    async with Client(SCHEDULER_ADDRESS) as client:
-        while True:
-            deployment.check()
-            try:
-                async for response in client.stream(request, timeout_s=120):
-                    match response.WhichOneof("event"):
-                        case "accepted":
-                            model = response.accepted.model
-                            _say(f"ready after {time.monotonic() - began:.0f} s; asking {model}: {FIRST_QUESTION}\n")
-                        case "chunk":
-                            sys.stdout.write(response.chunk.text)
-                            sys.stdout.flush()
-                _print("")
-                return model
-            except grpc.aio.AioRpcError as error:
-                if error.code() != grpc.StatusCode.UNAVAILABLE:
-                    raise ProcessEnded(f"the first answer failed: {error.details()}") from error
-            await asyncio.sleep(0.25)
+    try:
+        async with Client(address) as client:
+            async for response in client.stream(request, timeout_s=FIRST_ANSWER_S):
+                match response.WhichOneof("event"):
+                    case "accepted":
+                        model = response.accepted.model
+                        _say(f"{when}; asking {model}: {FIRST_QUESTION}\n")
+                    case "chunk":
+                        sys.stdout.write(response.chunk.text)
+                        sys.stdout.flush()
+    except grpc.aio.AioRpcError as error:
+        raise LaunchError(f"the first answer failed: {describe(error)}") from error
+    _print("")
+    return model
 
 
-async def _until(stop: asyncio.Event, deployment: Deployment) -> None:
-    while not stop.is_set():
-        deployment.check()
-        try:
-            await asyncio.wait_for(stop.wait(), timeout=0.5)
-        except TimeoutError:
-            continue
-
-
-def _default_model(engine: str, cache: Path) -> str:
+async def _default_model(engine: str, cache: Path) -> str:
     """Choose a model: Qwen where a GPU and a hub are at hand, else the demo model, made now if it is not there yet."""
     if engine == "simulated":
         return ""
-    if shutil.which("nvidia-smi") and _hub_answers():
+    if find_spec("vllm") is None:
+        raise LaunchError("vLLM is not installed: install sluice[cpu] or sluice[cuda], or use --engine simulated")
+    hub_answers = await asyncio.to_thread(_hub_answers) if shutil.which("nvidia-smi") else False
+    if hub_answers:
         return GPU_MODEL
     folder = cache / "demo-model"
-    subprocess.run([sys.executable, "-m", "worker.demo_model", "--output", str(folder)], check=True)
+    making = await asyncio.create_subprocess_exec(
+        sys.executable, "-P", "-m", "worker.demo_model", "--output", str(folder), start_new_session=True
+    )
+    try:
+        if await making.wait() != 0:
+            raise LaunchError("the demo model could not be made; see above")
+    finally:
+        if making.returncode is None:
+            making.terminate()
+            await making.wait()
     return str(folder)
 
 
@@ -209,10 +283,15 @@ def _hub_answers() -> bool:
     return True
 
 
-def _check_free(port: int) -> None:
-    with socket.socket() as probe:
-        if probe.connect_ex(("127.0.0.1", port)) == 0:
-            raise ProcessEnded(f"port {port} is in use; is Sluice running already?")
+def _positive(text: str) -> int:
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, not {text}")
+    return int(text)
+
+
+def _shown(path: Path) -> str:
+    """Name a program as somebody in this folder would type it."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def _say(text: str) -> None:

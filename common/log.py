@@ -45,6 +45,7 @@ def configure(settings: LogSettings, *, stream: TextIO | None = None) -> None:
         )
     )
     logging.basicConfig(handlers=[handler], level=level, force=True)
+    logging.getLogger("grpc._cython.cygrpc").addFilter(_is_about_us)
 
 
 class _NamedLogger(structlog.WriteLogger):
@@ -53,6 +54,11 @@ class _NamedLogger(structlog.WriteLogger):
     def __init__(self, stream: TextIO, name: str = "") -> None:
         super().__init__(stream)
         self.name = name
+
+
+def _is_about_us(record: logging.LogRecord) -> bool:
+    """Leave out gRPC's tracebacks about messages that could not be sent: they say that a client has just left."""
+    return not record.getMessage().startswith("ExecuteBatchError")
 
 
 def _add_name(logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

@@ -15,7 +15,7 @@ from pydantic_core import PydanticUndefined
 
 from common.setting_field import SettingField
 
-FILE_VARIABLE = "SLUICE_CONFIG"
+FILE_VARIABLE = "CONFIG"  # after the process's prefix
 
 # Kubernetes gives every container such variables, with the prefix of a service that is called like the process.
 _SERVICE_LINK = re.compile(r"SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP)(_\w+)?)?")
@@ -44,7 +44,9 @@ def make_parser(prog: str, summary: str, fields: Sequence[SettingField], prefix:
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
     )
-    parser.add_argument("--config", metavar="FILE", help=f"TOML file with settings. (default: ${FILE_VARIABLE})")
+    parser.add_argument(
+        "--config", metavar="FILE", help=f"TOML file with settings. (default: ${prefix}{FILE_VARIABLE})"
+    )
     groups: dict[str, argparse._ActionsContainer] = {"": parser}
     for field in fields:
         if field.section not in groups:
@@ -71,6 +73,8 @@ def from_environment(environment: Mapping[str, str], fields: Sequence[SettingFie
     for variable, text in environment.items():
         if field := by_variable.get(variable):
             given[field.name] = Given(field.from_text(text), variable)
+        elif variable == prefix + FILE_VARIABLE:
+            continue
         elif variable.startswith(prefix) and not _SERVICE_LINK.fullmatch(variable.removeprefix(prefix)):
             raise SettingsError(f"{variable}: there is no such setting (from the environment)")
     return given

@@ -78,7 +78,7 @@ class Settings(SettingsSection):
         parser = make_parser(prog, summary, fields, cls.environment_prefix)
         flags = vars(parser.parse_args(sys.argv[1:] if argv is None else argv))
         try:
-            given = from_file(flags.get("config") or os.environ.get(FILE_VARIABLE), fields)
+            given = from_file(flags.get("config") or os.environ.get(cls.environment_prefix + FILE_VARIABLE), fields)
             given |= from_environment(os.environ, fields, cls.environment_prefix)
             given |= from_command_line(flags, fields)
             return cls._validate(fields, given)

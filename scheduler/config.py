@@ -2,19 +2,17 @@
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from common.address import Address
-from common.settings import LogSettings, ServerSettings, Settings
+from common.settings import LogSettings, ServerSettings, Settings, SettingsSection
 
 ModelDefault = Literal["model"]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 
 
-class PrioritySettings(BaseModel):
+class PrioritySettings(SettingsSection):
     """What one priority is entitled to."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     prompt_tokens_below: int | None = Field(
         None, ge=1, description="Prompts under this many tokens get this priority when the request names none."
@@ -22,10 +20,8 @@ class PrioritySettings(BaseModel):
     max_tokens_cap: int = Field(2048, ge=1, description="Cap on new tokens of one sequence.")
 
 
-class SamplingSettings(BaseModel):
+class SamplingSettings(SettingsSection):
     """The values that unset sampling fields take; "model" leaves a field to the model's generation_config."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     temperature: Annotated[float, Field(ge=0, le=2)] | ModelDefault = Field(0.7, description="Randomness, 0 to 2.")
     top_p: Annotated[float, Field(gt=0, le=1)] | ModelDefault = Field(
@@ -44,10 +40,8 @@ class SamplingSettings(BaseModel):
     frequency_penalty: Penalty | ModelDefault = Field("model", description="Penalty by occurrences, -2 to 2.")
 
 
-class MaxTokensSettings(BaseModel):
+class MaxTokensSettings(SettingsSection):
     """The policy for new tokens."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     default: int = Field(2048, ge=1, description="New tokens of a request that names no limit.")
     cap: int = Field(2048, ge=1, description="Most new tokens of any sequence.")

@@ -7,6 +7,7 @@ from google.protobuf.duration_pb2 import Duration
 from sluice.v1 import inference_pb2
 
 LARGEST_MARGIN = 0.1  # of the time that is left: a short deadline keeps most of itself
+ROUNDED_UP = 0.01  # of the time that is left: gRPC's C core sends timeouts with two or three digits, rounded up
 LONGEST_DURATION_S = 315_576_000_000  # google.protobuf.Duration's own bound
 
 
@@ -25,7 +26,8 @@ class DeadlinePolicy:
     Attributes:
         default_s: Time of a call that has no deadline.
         margin_s: Time before a call's own deadline at which the answer about it is sent, so that the client learns
-            from the server where its time went instead of giving up by its own timer.
+            from the server where its time went instead of giving up by its own timer. A hundredth of the time comes
+            on top: the client's timer may be that much ahead of the deadline that its call has told.
 
     """
 
@@ -37,7 +39,8 @@ class DeadlinePolicy:
         if call_time_left_s is None:
             time_s, rule = self.default_s, inference_pb2.DEADLINE_RULE_DEFAULT
         else:
-            margin_s = min(self.margin_s, max(call_time_left_s, 0.0) * LARGEST_MARGIN)
+            left_s = max(call_time_left_s, 0.0)
+            margin_s = min(self.margin_s + left_s * ROUNDED_UP, left_s * LARGEST_MARGIN)
             time_s, rule = call_time_left_s - margin_s, inference_pb2.DEADLINE_RULE_CALL
         if time_budget_s is not None and time_budget_s < time_s:
             time_s, rule = time_budget_s, inference_pb2.DEADLINE_RULE_TIME_BUDGET

@@ -45,15 +45,21 @@ class Dispatcher:
         return Lease(self, request)
 
     def join(self, session: WorkerSession) -> None:
-        """A worker can be given requests from now on."""
+        """A worker can be given requests from now on.
+
+        Raises:
+            ValueError: It has joined already, by another address.
+
+        """
         hello = session.hello
-        self._sessions[hello.worker_id] = session
         capacity = Capacity(
             max_sequences=hello.capacity.max_sequences,
             kv_cache_tokens=hello.capacity.kv_cache_tokens,
             max_step_tokens=hello.capacity.max_step_tokens,
         )
-        self._apply(self.core.join(hello.worker_id, capacity, time.monotonic()))
+        decisions = self.core.join(hello.worker_id, capacity, time.monotonic())
+        self._sessions[hello.worker_id] = session
+        self._apply(decisions)
 
     def lose(self, session: WorkerSession) -> None:
         """A worker is gone; its session has told the requests that ran there."""
@@ -186,6 +192,7 @@ class Lease:
 
         Raises:
             QueueExpiry: The deadline passed before the request could start.
+            Rejected: The workers that could have run it are gone.
 
         """
         return self._session.result()

@@ -42,10 +42,9 @@ class Relay:
     message share the next one.
     """
 
-    def __init__(self, sequences: int, *, worker_id: str, pace: Pace, on_first_token: Callable[[], None]) -> None:
+    def __init__(self, sequences: int, *, pace: Pace, on_first_token: Callable[[], None]) -> None:
         self.progress = Progress(sequences=[Sequence(index) for index in range(sequences)])
         self.expired = False
-        self._worker_id = worker_id
         self._pace = pace
         self._on_first_token = on_first_token
         self._loop = asyncio.get_running_loop()
@@ -61,12 +60,12 @@ class Relay:
         """Whether nothing more can come: finished, failed or expired."""
         return self._unfinished == 0 or self._error is not None or self.expired
 
-    def push(self, output: worker_pb2.Output) -> None:
-        """Take an output from the session; what comes after the end is dropped."""
+    def push(self, output: worker_pb2.Output, worker_id: str) -> None:
+        """Take an output from a worker's session; what comes after the end is dropped."""
         if self.ended:
             return
         if output.HasField("failure"):
-            self.fail(from_failure(output.failure, self._worker_id))
+            self.fail(from_failure(output.failure, worker_id))
             return
         if output.finish_reason == generation_pb2.FINISH_REASON_DEADLINE:
             self.expire()

@@ -4,7 +4,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
+from contextlib import aclosing, closing
 from importlib.metadata import version
 from typing import Any, Literal
 
@@ -13,16 +13,15 @@ import structlog
 from common.rich_status import abort
 from scheduler.config import SchedulerSettings
 from scheduler.core.decisions import RejectReason
-from scheduler.dispatcher import Dispatcher, Lease, QueueExpiry
+from scheduler.dispatcher import Dispatcher, QueueExpiry
 from scheduler.errors import Draining, Expired, Rejected, SluiceError, to_rich_error
 from scheduler.metrics import SchedulerMetrics
 from scheduler.pace import Pace
-from scheduler.parsing import Admission, Door
-from scheduler.receipt import Receipt, duration
-from scheduler.relay import Relay
+from scheduler.parsing import Door
+from scheduler.receipt import Receipt
+from scheduler.run import Run
 from scheduler.served_model import ServedModel
 from sluice.v1 import inference_pb2, inference_pb2_grpc
-from sluice.worker.v1 import worker_pb2
 
 NO_WORKER_RETRY_S = 1.0
 
@@ -126,54 +125,23 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         try:
             async with self._dispatcher.place(admission.request) as lease:
                 receipt.lease = lease
-                yield inference_pb2.GenerateResponse(accepted=receipt.accepted(self._model.name, time.monotonic()))
-                async for update in lease.updates():
-                    yield inference_pb2.GenerateResponse(queue_update=receipt.queue_update(update))
-                async with aclosing(self._run(admission, lease, receipt)) as chunks:
-                    async for chunk in chunks:
+                with closing(Run(admission, lease, self._pace)) as run:
+                    receipt.progress = run.progress
+                    if lease.started_s is not None:
+                        run.begin()  # before the first word to the client: the engine need not wait for it
+                    yield inference_pb2.GenerateResponse(accepted=receipt.accepted(self._model.name, time.monotonic()))
+                    async for update in lease.updates():
+                        yield inference_pb2.GenerateResponse(queue_update=receipt.queue_update(update))
+                    run.begin()
+                    async for chunk in run.chunks():
                         yield inference_pb2.GenerateResponse(chunk=chunk)
+                    if run.expired:
+                        self._expire("running", receipt)
+                    else:
+                        lease.finish(run.progress.output_tokens)
         except QueueExpiry:
             self._expire("queue", receipt)
         yield inference_pb2.GenerateResponse(finished=receipt.finished(time.monotonic()))
-
-    async def _run(
-        self, admission: Admission, lease: Lease, receipt: Receipt
-    ) -> AsyncGenerator[inference_pb2.Chunk, None]:
-        """Have the lease's worker run the request; stop the engine on every exit that is not its own end."""
-        request, session = admission.request, lease.session()
-        relay = Relay(request.sequences, worker_id=lease.worker_id, pace=self._pace, on_first_token=lease.first_token)
-        receipt.progress = relay.progress
-
-        def stop() -> None:
-            session.abort(request.request_id)
-            lease.give_back()
-            relay.expire()
-
-        deadline = self._loop.call_at(request.deadline_s, stop)
-        self._pace.streams += 1
-        session.submit(self._submit(admission), relay)
-        try:
-            async for chunk in relay.chunks():
-                yield chunk
-            if relay.expired:
-                self._expire("running", receipt)
-            else:
-                lease.finish(relay.progress.output_tokens)
-        finally:
-            self._pace.streams -= 1
-            deadline.cancel()
-            relay.close()
-            session.forget(request.request_id)
-            if not relay.ended:
-                session.abort(request.request_id)
-
-    def _submit(self, admission: Admission) -> worker_pb2.Submit:
-        return worker_pb2.Submit(
-            request_id=admission.request.request_id,
-            prompt_token_ids=admission.payload.prompt_token_ids,
-            sampling=admission.payload.sampling,
-            time_left=duration(admission.request.deadline_s - time.monotonic()),
-        )
 
     def _expire(self, where: Literal["queue", "running"], receipt: Receipt) -> None:
         """Let a deadline pass: fine for a request with a time_budget, an error for every other."""

@@ -11,8 +11,8 @@ from sluice.worker.v1 import worker_pb2, worker_pb2_grpc
 class Receiver(Protocol):
     """Where a request's outputs go."""
 
-    def push(self, output: worker_pb2.Output) -> None:
-        """Take an output."""
+    def push(self, output: worker_pb2.Output, worker_id: str) -> None:
+        """Take an output of this worker."""
         ...
 
     def fail(self, error: SluiceError) -> None:
@@ -55,13 +55,13 @@ class WorkerSession:
             grpc.aio.AioRpcError: The stream broke.
 
         """
-        receivers = self._receivers
+        receivers, worker_id = self._receivers, self.hello.worker_id
         while isinstance(response := await self._call.read(), worker_pb2.AttachResponse):
             step = response.step
             for output in step.outputs:
                 receiver = receivers.get(output.request_id)
                 if receiver is not None:
-                    receiver.push(output)
+                    receiver.push(output, worker_id)
             if step.HasField("load"):
                 yield step.load
 

@@ -9,6 +9,7 @@ from common.settings import LogSettings
 from tests import processes
 
 log.configure(LogSettings(level="error"))
+pytest.register_assert_rewrite("tests.worker.engine_contract")
 
 
 @pytest.fixture(scope="session")

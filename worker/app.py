@@ -8,7 +8,7 @@ from typing import Self
 
 import structlog
 
-from common.grpc_server import add_health, add_reflection, bind, make_server
+from common.grpc_server import UNLIMITED, add_health, add_reflection, bind, make_server
 from common.metrics_endpoint import serve_metrics
 from sluice.worker.v1 import worker_pb2, worker_pb2_grpc
 from worker.config import WorkerSettings
@@ -18,6 +18,7 @@ from worker.servicer import WorkerServicer
 
 SERVICE = "sluice.worker.v1.WorkerService"
 DRAIN_POLL_S = 0.05
+LAST_WORDS_S = 1.0
 
 log = structlog.get_logger("worker")
 
@@ -44,7 +45,7 @@ class WorkerApp:
         description = await self._engine.start(on_load=self._on_load, on_death=self._on_death)
         worker_id = f"worker-{uuid.uuid4().hex[:8]}"
         self._servicer = WorkerServicer(self._engine, description, worker_id)
-        self._server = make_server(self._settings.server)
+        self._server = make_server(self._settings.server, receive_limit_bytes=UNLIMITED)
         worker_pb2_grpc.add_WorkerServiceServicer_to_server(self._servicer, self._server)
         self._health = add_health(self._server, [SERVICE])
         if self._settings.server.reflection:
@@ -69,7 +70,8 @@ class WorkerApp:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._health.shut_down()
-        await self._server.stop(grace=0)
+        self._servicer.close()
+        await self._server.stop(grace=LAST_WORDS_S)
         await self._engine.close()
         self._endpoint.close()
 

@@ -2,15 +2,14 @@
 
 from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from common.settings import LogSettings, ServerSettings, Settings
+from common.address import Address
+from common.settings import LogSettings, ServerSettings, Settings, SettingsSection
 
 
-class SimulatedSettings(BaseModel):
+class SimulatedSettings(SettingsSection):
     """How the simulated engine behaves."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     kv_cache_tokens: int = Field(1_000_000, ge=16, description="Tokens that the KV cache holds.")
     speed: float = Field(1.0, ge=0, description="Multiple of an H200's speed; 0: as fast as possible.")
@@ -26,7 +25,7 @@ class WorkerSettings(Settings):
     engine: Literal["vllm", "simulated"] = Field("vllm", description="What generates the tokens.")
     model: str = Field("", description="Folder or hub name of the model. The simulated engine can do without.")
     served_model_name: str = Field("", description="Name the model is served under; empty: the model's own.")
-    listen: str = Field("127.0.0.1:50061", description="Address of the worker's API, HOST:PORT.")
+    listen: Address = Field("127.0.0.1:50061", description="Address of the worker's API, HOST:PORT.")
     tensor_parallel_size: int = Field(1, ge=1, description="GPUs that share one engine.")
     context_tokens: int | None = Field(None, ge=1, description="Context in tokens; unset: the model's own.")
     max_sequences: int = Field(256, ge=1, description="Sequences that run together.")
@@ -45,5 +44,7 @@ class WorkerSettings(Settings):
     simulated: SimulatedSettings = SimulatedSettings()
     drain_s: float = Field(30.0, ge=0, description="Seconds that running requests have after SIGTERM.")
     server: ServerSettings = ServerSettings()
-    metrics_listen: str = Field("127.0.0.1:9465", description="Address of the Prometheus endpoint; empty: none.")
+    metrics_listen: Address | Literal[""] = Field(
+        "127.0.0.1:9465", description="Address of the Prometheus endpoint; empty: none."
+    )
     log: LogSettings = LogSettings()

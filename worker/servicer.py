@@ -5,7 +5,9 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import structlog
+from google.protobuf.message import DecodeError
 
+from common.rich_status import Violation, abort, invalid_request
 from sluice.worker.v1 import worker_pb2, worker_pb2_grpc
 from worker.engine import Engine, EngineDescription
 from worker.session import Session
@@ -22,7 +24,8 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
         self._engine = engine
         self._description = description
         self._worker_id = worker_id
-        self._sessions: set[Session] = set()
+        self._sessions: dict[Session, asyncio.Task[None]] = {}
+        self._draining = False
 
     @property
     def requests(self) -> int:
@@ -35,25 +38,35 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
             session.tell(load)
 
     def drain(self) -> None:
-        """Refuse new requests."""
+        """Refuse new requests, also those of schedulers that are still to come."""
+        self._draining = True
         for session in self._sessions:
             session.drain()
+
+    def close(self) -> None:
+        """Abort what still runs and end every stream, after what is ready to be sent."""
+        for reader in self._sessions.values():
+            reader.cancel()
 
     async def Attach(  # noqa: N802
         self, request_iterator: AsyncIterator[worker_pb2.AttachRequest], context: Any
     ) -> AsyncIterator[worker_pb2.AttachResponse]:
         """Carry one scheduler's requests for as long as its stream lives."""
         session = Session(self._engine)
-        self._sessions.add(session)
+        if self._draining:
+            session.drain()
         reader = asyncio.get_running_loop().create_task(self._read(request_iterator, session))
-        log.info("scheduler attached", peer=context.peer())
+        self._sessions[session] = reader
+        peer = context.peer()  # asked now: of a call that is over it would crash the process
+        log.info("scheduler attached", peer=peer)
         try:
             yield worker_pb2.AttachResponse(hello=self._hello())
             async for step in session.steps():
                 yield worker_pb2.AttachResponse(step=step)
+            await self._end(reader, context)
         finally:
-            log.info("scheduler detached", peer=context.peer(), aborted=session.requests)
-            self._sessions.discard(session)
+            log.info("scheduler detached", peer=peer, aborted=session.requests)
+            del self._sessions[session]
             reader.cancel()
             session.close()
 
@@ -71,6 +84,15 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
                 session.receive(message)
         finally:
             session.close()
+
+    async def _end(self, reader: "asyncio.Task[None]", context: Any) -> None:
+        """End the stream as its reader ended; bytes that are no message with INVALID_ARGUMENT."""
+        await asyncio.wait({reader})
+        try:
+            if not reader.cancelled():
+                reader.result()
+        except DecodeError:
+            await abort(context, invalid_request(Violation("", "is not a sluice.worker.v1.AttachRequest")))
 
     def _hello(self) -> worker_pb2.Hello:
         return worker_pb2.Hello(

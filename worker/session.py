@@ -8,6 +8,8 @@ from sluice.v1 import generation_pb2
 from sluice.worker.v1 import worker_pb2
 from worker.engine import Engine
 
+MOST_SEQUENCES = 16  # of one request, as the public API says
+
 
 @dataclass(slots=True)
 class _Owned:
@@ -63,8 +65,8 @@ class Session:
         self._ready.set()
 
     async def steps(self) -> AsyncIterator[worker_pb2.Step]:
-        """Yield what is ready, all of it at once, until the session is closed."""
-        while not self._closed:
+        """Yield what is ready, all of it at once, until the session is closed and all has been said."""
+        while self._outbox or not self._closed:
             await self._ready.wait()
             self._ready.clear()
             outputs, self._outbox = self._outbox, []
@@ -79,6 +81,10 @@ class Session:
             return
         if request_id in self._owned:
             self._send(failure(request_id, worker_pb2.FAILURE_REASON_INVALID, "the request id is in use"))
+            return
+        if submit.sampling.n > MOST_SEQUENCES:
+            message = f"sampling.n must be at most {MOST_SEQUENCES}"
+            self._send(failure(request_id, worker_pb2.FAILURE_REASON_INVALID, message))
             return
         time_left_s = submit.time_left.seconds + submit.time_left.nanos / 1e9
         timer = self._loop.call_later(time_left_s, self._expire, request_id)

@@ -7,16 +7,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import structlog
+
 from sluice.v1 import generation_pb2
 from sluice.worker.v1 import worker_pb2
 from worker.config import WorkerSettings
 from worker.engine import Emit, EngineDescription, EngineStartError
-from worker.simulated_batch import H200, BatchCapacity, SimulatedBatch, StepModel
+from worker.simulated_batch import BLOCK_TOKENS, H200, BatchCapacity, SimulatedBatch, StepModel
 from worker.simulated_output import SequenceOutput, Voice
 from worker.simulated_tokenizer import Vocabulary, load_tokenizer
 from worker.tokenizer_files import TokenizerFiles, describe_tokenizer, digest, read_generation_config
 
 BUILT_IN_CONTEXT_TOKENS = 32768
+
+log = structlog.get_logger("worker")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +101,7 @@ class SimulatedEngine:
         except (OSError, ValueError) as error:
             raise EngineStartError(f"the simulated engine cannot start: {error}") from error
         self._context_tokens = options.context_tokens or _model_context_tokens(folder)
-        if self._context_tokens > options.kv_cache_tokens:
+        if self._context_tokens > options.kv_cache_tokens // BLOCK_TOKENS * BLOCK_TOKENS:
             raise EngineStartError(
                 f"a context of {self._context_tokens} tokens does not fit into a KV cache of {options.kv_cache_tokens}:"
                 " lower context_tokens or raise kv_cache_tokens"
@@ -129,7 +133,6 @@ class SimulatedEngine:
             return
         for sequence in request.unfinished:
             self._batch.drop(sequence)
-        self._has_work.set()
 
     def die(self, reason: str) -> None:
         """Behave as an engine that fails now: every request fails, then the engine is reported dead."""
@@ -167,8 +170,8 @@ class SimulatedEngine:
                 if not self._batch:
                     self._has_work.clear()
         except Exception as error:  # Whatever it is, nobody must wait for tokens that never come.
+            log.exception("simulated engine failed")
             self.die(f"{type(error).__name__}: {error}")
-            raise
 
     def _emit_tokens(self, sequences: list[SequenceOutput]) -> None:
         for sequence in sequences:

@@ -63,10 +63,10 @@ class SequenceText:
         return Piece(text, stop)
 
     def _undecided(self) -> int:
-        """Length of the longest end of the held text that begins a stop string and is not all of it."""
+        """Length of the longest end of the held text with which a stop string may begin."""
         for length in range(min(self._longest_stop - 1, len(self._held)), 0, -1):
             tail = self._held[-length:]
-            if any(len(stop) > length and stop.startswith(tail) for stop in self._stops):
+            if any(stop.startswith(tail) for stop in self._stops):
                 return length
         return 0
 

@@ -11,7 +11,7 @@ RETRY_AFTER_UNKNOWN_S = 1.0
 def refuse_arrival(request: Request, fleet: Fleet, now: float) -> Reject | None:
     """Refuse what is pointless to keep: late on arrival, nowhere to run, or larger than every worker."""
     if request.deadline_s <= now:
-        return Reject(request, RejectReason.DEADLINE_PASSED, None)
+        return Reject(request, RejectReason.DEADLINE_PASSED, RETRY_AFTER_UNKNOWN_S)
     if not fleet:
         return refuse_unserved(request)
     if not fleet.fits(request):

@@ -1,16 +1,10 @@
 """The workers and what they have left: a capacity ledger for each, kept by the scheduler alone."""
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from scheduler.core.kv_share import KvShare
 from scheduler.core.request import Request
-
-KV_SHARE = 0.97
-KV_SHARE_FLOOR = 0.5
-KV_SHRINK = 0.9
-KV_SHRINK_PAUSE_S = 1.0
-KV_RECOVERY_PER_S = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,32 +39,6 @@ class EngineLoad:
     running: int = 0
     waiting: int = 0
     preemptions: int = 0
-
-
-class KvShare:
-    """The share of a KV cache that is given out.
-
-    It starts at 0.97. Preemptions say that answers turn out longer than expected: each report of new ones takes it to
-    0.9 of itself, at most once a second since what runs already cannot be called back, and never below 0.5. Otherwise
-    it grows back by 0.01 a second.
-    """
-
-    def __init__(self) -> None:
-        self.value = KV_SHARE
-        self._preemptions: int | None = None
-        self._shrunk_s = -math.inf
-        self._reported_s = 0.0
-
-    def report(self, preemptions: int, now: float) -> None:
-        """Take note of the worker's preemptions since it started; the first report is the base line."""
-        preempted = self._preemptions is not None and preemptions > self._preemptions
-        if preempted and now - self._shrunk_s >= KV_SHRINK_PAUSE_S:
-            self.value = max(KV_SHARE_FLOOR, self.value * KV_SHRINK)
-            self._shrunk_s = now
-        elif not preempted:
-            self.value = min(KV_SHARE, self.value + KV_RECOVERY_PER_S * (now - self._reported_s))
-        self._preemptions = preemptions
-        self._reported_s = now
 
 
 @dataclass(slots=True)

@@ -1,6 +1,6 @@
 """What the two hops cost: Sluice against in-process AsyncLLM, same engine, same load, in turn in one run.
 
-    python -m tests.bench.overhead [--rounds N] [--streams N] [--tokens N] [--json FILE]
+    python -m tests.bench.overhead [--rounds N] [--streams N] [--tokens N] [--model M] [--json FILE] [-- WORKER-OPTIONS]
 
 Two engines with the same settings are up at once, one in this process and one behind a worker and a scheduler; they
 take turns, so that only one works at a time. Time to first token is measured at one request at a time, throughput with
@@ -40,25 +40,27 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="measured rounds of each arm")
     parser.add_argument("--streams", type=int, default=64, help="streams at once for throughput")
     parser.add_argument("--tokens", type=int, default=128, help="tokens of each answer")
+    parser.add_argument("--model", help="folder or hub name (default: the demo model)")
     parser.add_argument("--json", type=Path, help="also write the figures there")
+    parser.add_argument("worker_options", nargs="*", help="options of sluice-worker, after --")
     options = parser.parse_args()
-    result = asyncio.run(measure(options.rounds, options.streams, options.tokens))
+    engine = ["--model", options.model or str(demo_model()), *options.worker_options]
+    result = asyncio.run(measure(engine, options.rounds, options.streams, options.tokens))
     report(result, options.streams)
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(result, indent=2))
 
 
-async def measure(rounds: int, streams: int, tokens: int) -> dict[str, dict[str, list[float]]]:
+async def measure(engine: list[str], rounds: int, streams: int, tokens: int) -> dict[str, dict[str, list[float]]]:
     """Take turns; return seconds to first token and tokens per second, by arm and round."""
-    model = str(demo_model())
-    settings = WorkerSettings(model=model, log={"level": "warning"})
+    settings = WorkerSettings.load(engine, prog="overhead")
     say("starting the in-process engine")
     config = engine_args(settings).create_engine_config(UsageContext.OPENAI_API_SERVER)
     llm = AsyncLLM.from_vllm_config(config, usage_context=UsageContext.OPENAI_API_SERVER, disable_log_stats=True)
     say("starting Sluice")
     try:
-        with Sluice(engine="vllm", model=model) as sluice:
+        with Sluice(engine="vllm", worker_arguments=engine) as sluice:
             async with Client(sluice.address) as client:
                 arms = {"in-process": in_process(llm), "sluice": through(client)}
                 return await take_turns(arms, rounds, streams, tokens)

@@ -38,11 +38,6 @@ class Bakery(Settings):
     right: Oven = Oven()
 
 
-@pytest.fixture(autouse=True)
-def _no_settings_around(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("SLUICE_CONFIG", raising=False)
-
-
 def load(*argv: str) -> Bakery:
     return Bakery.load(argv, prog="bakery")
 
@@ -78,7 +73,7 @@ def test_the_command_line_wins_over_the_environment_over_the_file(
 
 
 def test_the_environment_can_name_the_file(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SLUICE_CONFIG", str(config))
+    monkeypatch.setenv("BAKERY_CONFIG", str(config))
     assert load().extras == {"jam": 1}
 
 
@@ -106,7 +101,7 @@ def test_texts_become_the_setting_s_type(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_constructing_settings_directly_reads_no_source(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BAKERY_LOAVES", "11")
-    monkeypatch.setenv("SLUICE_CONFIG", str(config))
+    monkeypatch.setenv("BAKERY_CONFIG", str(config))
     monkeypatch.setattr("sys.argv", ["bakery", "--loaves", "12"])
     assert Bakery(door=["x:1"]).loaves == 3
     assert Bakery.load(prog="bakery").loaves == 12

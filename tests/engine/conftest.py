@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import grpc
@@ -10,6 +11,8 @@ import pytest_asyncio
 from common.client import Client
 from sluice.worker.v1 import worker_pb2, worker_pb2_grpc
 from tests.processes import Sluice
+
+collect_ignore_glob = [] if find_spec("vllm") else ["test_*"]
 
 MAX_SEQUENCES = 64
 WAIT_S = 60.0

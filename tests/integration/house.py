@@ -1,6 +1,8 @@
 """A whole Sluice in the test's own process: real gRPC on loopback, the simulated engine behind it."""
 
 import asyncio
+import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -20,20 +22,26 @@ WAIT_S = 20.0
 
 
 class WatchedEngine(SimulatedEngine):
-    """The simulated engine, with a record of what reached it.
+    """The simulated engine, with a record of what reached it and of what it did. Times are of time.monotonic.
 
     Attributes:
         submitted: Ids of the requests submitted, in order.
-        aborted: Ids of the requests aborted, in order.
+        due: When the time of each request is up, by its id.
+        aborted: When requests were aborted, by their ids, in order.
+        tokens: Tokens emitted, by request id.
         load: The engine's counters after its latest step.
+        loads: Those after each step, and when.
 
     """
 
     def __init__(self, settings: WorkerSettings) -> None:
         super().__init__(options_from(settings))
         self.submitted: list[str] = []
-        self.aborted: list[str] = []
+        self.due: dict[str, float] = {}
+        self.aborted: dict[str, float] = {}
+        self.tokens: Counter[str] = Counter()
         self.load = worker_pb2.Load()
+        self.loads: list[tuple[float, worker_pb2.Load]] = []
 
     async def start(
         self, *, on_load: Callable[[worker_pb2.Load], None], on_death: Callable[[str], None]
@@ -41,17 +49,27 @@ class WatchedEngine(SimulatedEngine):
         def watch(load: worker_pb2.Load) -> None:
             self.load = worker_pb2.Load()
             self.load.CopyFrom(load)
+            self.loads.append((time.monotonic(), self.load))
             on_load(load)
 
         return await super().start(on_load=watch, on_death=on_death)
 
     def submit(self, request: worker_pb2.Submit, emit: Emit) -> None:
+        def watch(output: worker_pb2.Output) -> None:
+            self.tokens[output.request_id] += len(output.token_ids)
+            emit(output)
+
         self.submitted.append(request.request_id)
-        super().submit(request, emit)
+        self.due[request.request_id] = time.monotonic() + request.time_left.ToTimedelta().total_seconds()
+        super().submit(request, watch)
 
     def abort(self, request_id: str) -> None:
-        self.aborted.append(request_id)
+        self.aborted[request_id] = time.monotonic()
         super().abort(request_id)
+
+    def is_empty(self) -> bool:
+        """Whether nothing runs, waits or holds KV cache, by the engine's own counters."""
+        return self.load.running == self.load.waiting == 0 and self.load.kv_cache_usage == 0
 
 
 class House:
@@ -74,8 +92,7 @@ class House:
         return (
             not any(core.waiting_by_priority().values())
             and not any(list(worker.request_ids) for worker in core.workers())
-            and all(engine.load.running == engine.load.waiting == 0 for engine in self.engines)
-            and all(engine.load.kv_cache_usage == 0 for engine in self.engines)
+            and all(engine.is_empty() for engine in self.engines)
         )
 
 

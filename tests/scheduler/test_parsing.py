@@ -187,8 +187,8 @@ async def test_a_refusing_deployment_still_clamps_its_own_default_and_to_the_con
     ("call_s", "budget", "deadline_s", "rule", "partial"),
     [
         (None, None, 130.0, inference_pb2.DEADLINE_RULE_DEFAULT, False),
-        (10.0, None, 109.95, inference_pb2.DEADLINE_RULE_CALL, False),
-        (10.0, Duration(seconds=20), 109.95, inference_pb2.DEADLINE_RULE_CALL, True),
+        (10.0, None, 109.85, inference_pb2.DEADLINE_RULE_CALL, False),
+        (10.0, Duration(seconds=20), 109.85, inference_pb2.DEADLINE_RULE_CALL, True),
         (10.0, Duration(nanos=500_000_000), 100.5, inference_pb2.DEADLINE_RULE_TIME_BUDGET, True),
     ],
 )

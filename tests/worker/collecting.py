@@ -4,7 +4,8 @@ import asyncio
 import itertools
 import json
 import random
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Self
 
 from tokenizers import Tokenizer
@@ -30,30 +31,36 @@ GREEDY: dict[str, Any] = {
 
 
 class Answer:
-    """Everything that one request got."""
+    """Everything that one request got.
+
+    Attributes:
+        outputs: All of it, in order.
+        failure: Why it failed, once it has.
+        violations: What the contract forbids and happened; noted, not raised, since an engine is on the stack.
+
+    """
 
     def __init__(self, request: worker_pb2.Submit) -> None:
         self.request = request
         self.outputs: list[worker_pb2.Output] = []
-        self.aborted = False
+        self.failure: worker_pb2.Failure | None = None
         self.violations: list[str] = []
+        self.aborted = False
+        self._sequences: defaultdict[int, list[worker_pb2.Output]] = defaultdict(list)
+        self._ended: set[int] = set()
 
     def add(self, output: worker_pb2.Output) -> None:
-        """Take an output; what the contract forbids is noted, not raised, since an engine is on the stack."""
-        if output.request_id != self.request.request_id:
-            self.violations.append(f"an output of {output.request_id}")
-        if self.aborted:
-            self.violations.append("an output after the abort")
-        if self.failure:
-            self.violations.append("an output after a failure")
-        if self.has_ended(output.index):
-            self.violations.append(f"an output after the end of sequence {output.index}")
-        if self.request.sampling.HasField("logprobs") and len(output.logprobs) != len(output.token_ids):
-            self.violations.append(f"{len(output.logprobs)} log-probabilities for {len(output.token_ids)} tokens")
+        self.violations += self._violations_of(output)
         self.outputs.append(output)
+        if output.HasField("failure"):
+            self.failure = output.failure
+            return
+        self._sequences[output.index].append(output)
+        if output.finish_reason:
+            self._ended.add(output.index)
 
     def of(self, index: int) -> list[worker_pb2.Output]:
-        return [output for output in self.outputs if output.index == index]
+        return self._sequences[index]
 
     def text(self, index: int = 0) -> str:
         return "".join(output.text for output in self.of(index))
@@ -68,15 +75,20 @@ class Answer:
         return self.of(index)[-1]
 
     @property
-    def failure(self) -> worker_pb2.Failure | None:
-        return next((output.failure for output in self.outputs if output.HasField("failure")), None)
-
-    def has_ended(self, index: int) -> bool:
-        return any(output.finish_reason for output in self.of(index))
-
-    @property
     def is_complete(self) -> bool:
-        return bool(self.failure) or all(self.has_ended(index) for index in range(self.request.sampling.n or 1))
+        return self.failure is not None or len(self._ended) == (self.request.sampling.n or 1)
+
+    def _violations_of(self, output: worker_pb2.Output) -> Iterator[str]:
+        if output.request_id != self.request.request_id:
+            yield f"an output of {output.request_id}"
+        if self.aborted:
+            yield "an output after the abort"
+        if self.failure:
+            yield "an output after a failure"
+        if output.index in self._ended:
+            yield f"an output after the end of sequence {output.index}"
+        if self.request.sampling.HasField("logprobs") and len(output.logprobs) != len(output.token_ids):
+            yield f"{len(output.logprobs)} log-probabilities for {len(output.token_ids)} tokens"
 
 
 class CollectingEngine:
@@ -114,7 +126,7 @@ class CollectingEngine:
 
     @property
     def eos_id(self) -> int:
-        return self.tokenizer.token_to_id(self.tokenizer_document["special_tokens"]["eos_token"])
+        return self.tokenizer.get_vocab()[self.tokenizer_document["special_tokens"]["eos_token"]]
 
     def encode(self, text: str) -> list[int]:
         return self.tokenizer.encode(text, add_special_tokens=False).ids
@@ -129,10 +141,13 @@ class CollectingEngine:
         return list(itertools.islice(words, count))
 
     def random_prompt(self, tokens: int) -> list[int]:
-        """Make a prompt that no other request had."""
+        """Make a prompt that no other request had, and that ends with a whole character, as any text does.
+
+        After a prompt that ends within a character vLLM's detokenizer repeats the prompt in the output.
+        """
         special = set(self.tokenizer.get_added_tokens_decoder())
         ids = sorted(set(self.tokenizer.get_vocab().values()) - special)
-        return random.Random(next(self._ids)).choices(ids, k=tokens)
+        return [*random.Random(next(self._ids)).choices(ids, k=tokens - 1), self.words(1)[0]]
 
     def submit(self, prompt: str | Sequence[int], **sampling: Any) -> Answer:
         """Submit a request under a fresh id; greedy and of 16 tokens where ``sampling`` does not say otherwise."""
@@ -176,6 +191,9 @@ class CollectingEngine:
 
     def _on_death(self, reason: str) -> None:
         self.deaths.append(reason)
+        for answer in self.answers:
+            if not answer.is_complete and not answer.aborted:
+                answer.violations.append("no failure before the engine's death")
         self._notify()
 
     def _notify(self) -> None:

@@ -55,7 +55,7 @@ class EngineContract:
         assert max(engine.tokenizer.get_vocab().values()) < model.vocabulary_size
         assert capacity.kv_cache_tokens >= model.context_tokens > 0
         assert capacity.max_step_tokens >= capacity.max_sequences > 0
-        assert engine.eos_id is not None
+        assert engine.eos_id < model.vocabulary_size
 
     async def test_generates_max_tokens_and_ends_with_length(self, engine: CollectingEngine) -> None:
         answer = await engine.generate(PROMPT, max_tokens=24, ignore_eos=True)

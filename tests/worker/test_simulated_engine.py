@@ -1,8 +1,8 @@
 import asyncio
-import itertools
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -13,6 +13,7 @@ from tests.worker.collecting import CollectingEngine
 from tests.worker.engine_contract import LENGTH, PROMPT, STOP, EngineContract
 from worker.config import WorkerSettings
 from worker.engine import EngineStartError
+from worker.simulated_batch import SimulatedBatch
 from worker.simulated_engine import SimulatedEngine, SimulatedEngineOptions, options_from
 
 AS_FAST_AS_POSSIBLE = 0.0
@@ -36,9 +37,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder.mkdir()
     tokenizer.save(str(folder / "tokenizer.json"))
     write_json(folder / "config.json", {"max_position_embeddings": 4096})
-    write_json(
-        folder / "generation_config.json", {"do_sample": True, "temperature": 0.5, "top_k": 20, "eos_token_id": 1}
-    )
+    write_json(folder / "generation_config.json", {"temperature": 0.5, "top_k": 20, "eos_token_id": 1})
     write_json(
         folder / "tokenizer_config.json",
         {"bos_token": {"content": "<s>"}, "eos_token": "</s>", "pad_token": None, "chat_template": "{{ messages }}"},
@@ -54,41 +53,45 @@ def simulated(**options: object) -> CollectingEngine:
     return CollectingEngine(SimulatedEngine(SimulatedEngineOptions(**{"speed": AS_FAST_AS_POSSIBLE, **options})))  # type: ignore[arg-type]
 
 
-class TestSimulatedEngine(EngineContract):
-    @pytest.fixture(scope="module", params=["built-in tokenizer", "model folder"])
-    async def engine(self, request: pytest.FixtureRequest, model_folder: Path) -> AsyncIterator[CollectingEngine]:
-        async with simulated(model=str(model_folder) if request.param == "model folder" else None) as engine:
-            yield engine
-
-
-@pytest.fixture
-async def engine() -> AsyncIterator[CollectingEngine]:
-    async with simulated() as engine:
+@pytest.fixture(scope="module", params=["built-in tokenizer", "model folder"])
+async def engine(request: pytest.FixtureRequest, model_folder: Path) -> AsyncIterator[CollectingEngine]:
+    async with simulated(model=str(model_folder) if request.param == "model folder" else None) as engine:
         yield engine
 
 
-async def test_answers_end_by_themselves_at_about_the_median_length(engine: CollectingEngine) -> None:
-    answers = [engine.submit(engine.random_prompt(4), max_tokens=30_000) for _ in range(200)]
-    await engine.until(lambda: all(answer.is_complete for answer in answers))
+class TestSimulatedEngine(EngineContract):
+    """Keeps the contract with either tokenizer."""
+
+
+@pytest.fixture
+async def fresh_engine() -> AsyncIterator[CollectingEngine]:
+    async with simulated() as engine:
+        yield engine
+    assert not any(answer.violations for answer in engine.answers)
+
+
+async def test_answers_end_by_themselves_at_about_the_median_length(fresh_engine: CollectingEngine) -> None:
+    answers = [fresh_engine.submit(fresh_engine.random_prompt(4), max_tokens=30_000) for _ in range(200)]
+    await fresh_engine.until(lambda: all(answer.is_complete for answer in answers))
     lengths = sorted(len(answer.token_ids()) for answer in answers)
     assert 100 < lengths[100] < 220
     assert lengths[20] < 80
     assert lengths[180] > 250
     assert {answer.last().finish_reason for answer in answers} == {STOP}
-    assert all(answer.token_ids()[-1] == engine.eos_id for answer in answers)
+    assert all(answer.token_ids()[-1] == fresh_engine.eos_id for answer in answers)
 
 
-async def test_the_text_is_made_of_words(engine: CollectingEngine) -> None:
-    answer = await engine.generate(PROMPT, max_tokens=50, ignore_eos=True)
+async def test_the_text_is_made_of_words(fresh_engine: CollectingEngine) -> None:
+    answer = await fresh_engine.generate(PROMPT, max_tokens=50, ignore_eos=True)
     words = answer.text().replace(".", "").replace(",", "").split()
     assert len(words) > 40
     assert all(word.isalpha() for word in words)
 
 
-async def test_an_answer_resumed_from_its_beginning_goes_on_with_the_same_words(engine: CollectingEngine) -> None:
-    prompt = engine.encode(PROMPT)
-    whole = await engine.generate(prompt, max_tokens=30, ignore_eos=True)
-    resumed = await engine.generate(prompt + whole.token_ids()[:10], max_tokens=20, ignore_eos=True)
+async def test_an_answer_resumed_from_its_beginning_goes_on_with_the_same_words(fresh_engine: CollectingEngine) -> None:
+    prompt = fresh_engine.encode(PROMPT)
+    whole = await fresh_engine.generate(prompt, max_tokens=30, ignore_eos=True)
+    resumed = await fresh_engine.generate(prompt + whole.token_ids()[:10], max_tokens=20, ignore_eos=True)
     assert resumed.token_ids() == whole.token_ids()[10:]
 
 
@@ -107,29 +110,36 @@ async def test_engines_with_one_seed_agree_and_with_two_differ() -> None:
     assert tokens[0] == tokens[1] != tokens[2]
 
 
-async def test_sequences_of_one_seed_differ_from_each_other(engine: CollectingEngine) -> None:
-    answer = await engine.generate(PROMPT, seed=3, n=2, temperature=1.0, ignore_eos=True)
+async def test_sequences_of_one_seed_differ_from_each_other(fresh_engine: CollectingEngine) -> None:
+    answer = await fresh_engine.generate(PROMPT, seed=3, n=2, temperature=1.0, ignore_eos=True)
     assert answer.token_ids(0) != answer.token_ids(1)
 
 
-async def test_min_tokens_defer_a_stop_string(engine: CollectingEngine) -> None:
-    [word] = engine.words(1)
-    stop = engine.decode([word])
-    answer = await engine.generate(PROMPT, allowed_token_ids=[word], min_tokens=5, stop=[stop])
+async def test_min_tokens_defer_a_stop_string(fresh_engine: CollectingEngine) -> None:
+    [word] = fresh_engine.words(1)
+    stop = fresh_engine.decode([word])
+    answer = await fresh_engine.generate(PROMPT, allowed_token_ids=[word], min_tokens=5, stop=[stop])
     assert answer.text() == stop * 5
     assert len(answer.token_ids()) == 6
 
 
-async def test_an_included_stop_token_is_in_the_text(engine: CollectingEngine) -> None:
-    [word] = engine.words(1)
-    answer = await engine.generate(PROMPT, allowed_token_ids=[word], stop_token_ids=[word], include_stop_in_output=True)
-    assert answer.text() == engine.decode([word])
+async def test_min_tokens_defer_a_stop_token_that_alone_is_allowed(fresh_engine: CollectingEngine) -> None:
+    [word] = fresh_engine.words(1)
+    answer = await fresh_engine.generate(PROMPT, allowed_token_ids=[word], stop_token_ids=[word], min_tokens=3)
+    assert answer.token_ids() == [word] * 4
 
 
-async def test_special_tokens_are_kept_where_asked_for(engine: CollectingEngine) -> None:
-    sampling = {"allowed_token_ids": [engine.eos_id], "ignore_eos": True, "max_tokens": 2}
-    assert (await engine.generate(PROMPT, keep_special_tokens=True, **sampling)).text() == "<|im_end|>" * 2
-    assert (await engine.generate(PROMPT, **sampling)).text() == ""
+async def test_an_included_stop_token_is_in_the_text(fresh_engine: CollectingEngine) -> None:
+    [word] = fresh_engine.words(1)
+    stop: dict[str, Any] = {"stop_token_ids": [word], "include_stop_in_output": True}
+    answer = await fresh_engine.generate(PROMPT, allowed_token_ids=[word], **stop)
+    assert answer.text() == fresh_engine.decode([word])
+
+
+async def test_special_tokens_are_kept_where_asked_for(fresh_engine: CollectingEngine) -> None:
+    sampling = {"allowed_token_ids": [fresh_engine.eos_id], "ignore_eos": True, "max_tokens": 2}
+    assert (await fresh_engine.generate(PROMPT, keep_special_tokens=True, **sampling)).text() == "<|im_end|>" * 2
+    assert (await fresh_engine.generate(PROMPT, **sampling)).text() == ""
 
 
 @pytest.mark.parametrize(
@@ -137,74 +147,74 @@ async def test_special_tokens_are_kept_where_asked_for(engine: CollectingEngine)
     [("json_schema", "{}"), ("regex", "a+"), ("grammar", 'root ::= "a"'), ("json_object", True)],
 )
 async def test_constraints_other_than_a_choice_are_refused(
-    engine: CollectingEngine, constraint: str, value: str | bool
+    fresh_engine: CollectingEngine, constraint: str, value: str | bool
 ) -> None:
     structured_output = generation_pb2.StructuredOutput(**{constraint: value})  # type: ignore[arg-type]
-    answer = await engine.generate(PROMPT, structured_output=structured_output)
+    answer = await fresh_engine.generate(PROMPT, structured_output=structured_output)
     assert answer.failure is not None
     assert answer.failure.reason == worker_pb2.FAILURE_REASON_INVALID
     assert answer.failure.field == "sampling.structured_output"
     assert "simulated engine does not constrain output" in answer.failure.message
 
 
-async def test_a_choice_longer_than_max_tokens_is_cut(engine: CollectingEngine) -> None:
+async def test_a_choice_longer_than_max_tokens_is_cut(fresh_engine: CollectingEngine) -> None:
     choices = generation_pb2.StructuredOutput(choice=generation_pb2.Choices(values=["abcdef"]))
-    answer = await engine.generate(PROMPT, structured_output=choices, max_tokens=3)
+    answer = await fresh_engine.generate(PROMPT, structured_output=choices, max_tokens=3)
     assert (answer.text(), answer.last().finish_reason) == ("abc", LENGTH)
 
 
-async def test_more_new_tokens_than_the_context_has_room_for_are_refused(engine: CollectingEngine) -> None:
-    answer = await engine.generate([1, 2, 3], max_tokens=engine.context_tokens - 2)
+async def test_more_new_tokens_than_the_context_has_room_for_are_refused(fresh_engine: CollectingEngine) -> None:
+    answer = await fresh_engine.generate([1, 2, 3], max_tokens=fresh_engine.context_tokens - 2)
     assert answer.failure is not None
     assert answer.failure.reason == worker_pb2.FAILURE_REASON_INVALID
     assert answer.failure.field == "sampling.max_tokens"
 
 
 @pytest.mark.parametrize("prompt", [[], [2**31]])
-async def test_an_empty_prompt_and_an_unknown_id_are_refused(engine: CollectingEngine, prompt: list[int]) -> None:
-    answer = await engine.generate(prompt)
+async def test_an_empty_prompt_and_an_unknown_id_are_refused(fresh_engine: CollectingEngine, prompt: list[int]) -> None:
+    answer = await fresh_engine.generate(prompt)
     assert answer.failure is not None
     assert answer.failure.field == "prompt_token_ids"
 
 
-async def test_an_id_in_use_is_refused_and_the_first_request_goes_on(engine: CollectingEngine) -> None:
-    first = engine.submit(PROMPT, ignore_eos=True)
-    second = engine.submit_request(first.request)
-    await engine.until(lambda: first.is_complete)
+async def test_an_id_in_use_is_refused_and_the_first_request_goes_on(fresh_engine: CollectingEngine) -> None:
+    first = fresh_engine.submit(PROMPT, ignore_eos=True)
+    second = fresh_engine.submit_request(first.request)
+    await fresh_engine.until(lambda: first.is_complete)
     assert second.failure is not None
     assert second.failure.reason == worker_pb2.FAILURE_REASON_INVALID
     assert len(first.token_ids()) == 16
     assert first.failure is None
 
 
-async def test_an_id_can_be_used_again(engine: CollectingEngine) -> None:
-    first = engine.submit(PROMPT, max_tokens=1000, ignore_eos=True)
-    await engine.until(lambda: bool(first.outputs))
-    engine.abort(first)
-    again = engine.submit_request(first.request)
-    await engine.until(lambda: again.is_complete)
+async def test_an_id_can_be_used_again(fresh_engine: CollectingEngine) -> None:
+    first = fresh_engine.submit(PROMPT, max_tokens=1000, ignore_eos=True)
+    await fresh_engine.until(lambda: bool(first.outputs))
+    fresh_engine.abort(first)
+    again = fresh_engine.submit_request(first.request)
+    await fresh_engine.until(lambda: again.is_complete)
     assert len(again.token_ids()) == 1000
     assert first.violations == []
 
 
-async def test_an_idle_engine_makes_no_steps(engine: CollectingEngine) -> None:
-    await engine.generate(PROMPT, max_tokens=5, ignore_eos=True)
-    loads = len(engine.loads)
+async def test_an_idle_engine_makes_no_steps(fresh_engine: CollectingEngine) -> None:
+    await fresh_engine.generate(PROMPT, max_tokens=5, ignore_eos=True)
+    loads = len(fresh_engine.loads)
     for _ in range(50):
         await asyncio.sleep(0)
-    assert len(engine.loads) == loads
-    assert engine.load.steps == 5
+    assert len(fresh_engine.loads) == loads
+    assert fresh_engine.load.steps == 5
 
 
-async def test_an_abort_that_empties_the_engine_is_reported_once(engine: CollectingEngine) -> None:
-    answer = engine.submit(PROMPT, max_tokens=1000, ignore_eos=True)
-    await engine.until(lambda: engine.load.running == 1)
-    loads = len(engine.loads)
-    engine.abort(answer)
+async def test_an_abort_that_empties_the_engine_is_reported_once(fresh_engine: CollectingEngine) -> None:
+    answer = fresh_engine.submit(PROMPT, max_tokens=1000, ignore_eos=True)
+    await fresh_engine.until(lambda: fresh_engine.load.running == 1)
+    loads = len(fresh_engine.loads)
+    fresh_engine.abort(answer)
     for _ in range(50):
         await asyncio.sleep(0)
-    assert [load.running for load in engine.loads[loads:]] == [0]
-    assert engine.load.kv_cache_usage == 0
+    assert [load.running for load in fresh_engine.loads[loads:]] == [0]
+    assert fresh_engine.load.kv_cache_usage == 0
 
 
 async def test_sequences_beyond_the_batch_wait() -> None:
@@ -244,37 +254,32 @@ async def test_speed_divides_the_time() -> None:
         usual.abort(slow_one)
 
 
-async def test_a_death_fails_every_request_and_then_tells(engine: CollectingEngine) -> None:
-    answers = [engine.submit(PROMPT, max_tokens=1000, ignore_eos=True, n=2, temperature=1.0) for _ in range(3)]
-    await engine.until(lambda: all(answer.outputs for answer in answers))
-    failed_before_death: list[bool] = []
-    engine.engine._on_death = lambda reason: (  # type: ignore[attr-defined]
-        failed_before_death.extend(bool(answer.failure) for answer in answers),
-        engine.deaths.append(reason),
-    )
-    engine.engine.die("the card fell off the bus")  # type: ignore[attr-defined]
-    engine.engine.die("again")  # type: ignore[attr-defined]
-    assert failed_before_death == [True] * 3
-    assert engine.deaths == ["the card fell off the bus"]
+async def test_a_death_fails_every_request_and_then_tells(fresh_engine: CollectingEngine) -> None:
+    answers = [fresh_engine.submit(PROMPT, max_tokens=1000, ignore_eos=True, n=2, temperature=1.0) for _ in range(3)]
+    await fresh_engine.until(lambda: all(answer.outputs for answer in answers))
+    assert isinstance(fresh_engine.engine, SimulatedEngine)
+    fresh_engine.engine.die("the card fell off the bus")
+    fresh_engine.engine.die("again")
+    assert fresh_engine.deaths == ["the card fell off the bus"]
     assert all(answer.failure and answer.failure.reason == worker_pb2.FAILURE_REASON_ENGINE for answer in answers)
-    late = engine.submit(PROMPT)
+    late = fresh_engine.submit(PROMPT)
     assert late.failure is not None
     assert late.failure.reason == worker_pb2.FAILURE_REASON_ENGINE
-    assert all(answer.violations == [] for answer in answers)
 
 
-async def test_an_error_inside_the_engine_is_its_death(engine: CollectingEngine) -> None:
-    def fail(_: worker_pb2.Output) -> None:
-        raise RuntimeError("no room")
+async def test_an_error_inside_the_engine_is_its_death(
+    fresh_engine: CollectingEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: object) -> None:
+        raise RuntimeError("the ledger is off")
 
-    answer = engine.submit(PROMPT, max_tokens=1000, ignore_eos=True)
-    request = worker_pb2.Submit()
-    request.CopyFrom(answer.request)
-    request.request_id = "the culprit"
-    fails_once: Callable[[worker_pb2.Output], None] = itertools.chain([fail], itertools.repeat(print)).__next__()
-    engine.engine.submit(request, fails_once)
-    await engine.until(lambda: bool(engine.deaths))
+    answer = fresh_engine.submit(PROMPT, max_tokens=1000, ignore_eos=True)
+    await fresh_engine.until(lambda: bool(answer.outputs))
+    monkeypatch.setattr(SimulatedBatch, "step", fail)
+    await fresh_engine.until(lambda: bool(fresh_engine.deaths))
+    assert fresh_engine.deaths == ["RuntimeError: the ledger is off"]
     assert answer.failure is not None
+    assert answer.failure.reason == worker_pb2.FAILURE_REASON_ENGINE
 
 
 async def test_a_closed_engine_is_silent() -> None:
@@ -296,10 +301,10 @@ async def test_describes_the_model_folder(model_folder: Path) -> None:
         assert engine.tokenizer_document["special_tokens"] == {"bos_token": "<s>", "eos_token": "</s>"}
 
 
-async def test_the_built_in_tokenizer_keeps_any_text(engine: CollectingEngine) -> None:
+async def test_the_built_in_tokenizer_keeps_any_text(fresh_engine: CollectingEngine) -> None:
     text = "<|im_start|>user\nWhat is a “lease”, 先生? 🙂\tÅ\n"
-    assert engine.tokenizer.decode(engine.encode(text), skip_special_tokens=False) == text
-    assert len(engine.encode(" the scheduler keeps the queue short")) == 6
+    assert fresh_engine.tokenizer.decode(fresh_engine.encode(text), skip_special_tokens=False) == text
+    assert len(fresh_engine.encode(" the scheduler keeps the queue short")) == 6
 
 
 async def test_a_folder_without_a_tokenizer_cannot_be_served(tmp_path: Path) -> None:
@@ -308,9 +313,11 @@ async def test_a_folder_without_a_tokenizer_cannot_be_served(tmp_path: Path) -> 
             pass
 
 
-async def test_a_context_beyond_the_cache_cannot_be_served() -> None:
+async def test_a_context_beyond_the_caches_whole_blocks_cannot_be_served() -> None:
+    async with simulated(context_tokens=2000, kv_cache_tokens=2005) as engine:
+        assert len((await engine.generate([1], max_tokens=1999, ignore_eos=True)).token_ids()) == 1999
     with pytest.raises(EngineStartError, match="lower context_tokens"):
-        async with simulated(context_tokens=2000, kv_cache_tokens=1999):
+        async with simulated(context_tokens=2001, kv_cache_tokens=2005):
             pass
 
 

@@ -24,6 +24,7 @@ class Reference:
     waiting: list[Request] = field(default_factory=list)
     running: dict[str, Placed] = field(default_factory=dict)
     over: list[str] = field(default_factory=list)
+    queued: set[str] = field(default_factory=set)
     workers: dict[str, Capacity] = field(default_factory=dict)
     outputs: dict[Priority, list[int]] = field(default_factory=lambda: {priority: [] for priority in Priority})
 
@@ -31,12 +32,13 @@ class Reference:
         assert request_id not in self.over, f"{request_id} ended twice"
         self.over.append(request_id)
 
+    def known(self) -> list[str]:
+        return [*self.running, *(request.request_id for request in self.waiting)]
+
     def withdraw(self, request_id: str) -> None:
-        known = [request.request_id for request in self.waiting] + list(self.running)
-        if request_id in known:
-            self.waiting = [request for request in self.waiting if request.request_id != request_id]
-            self.running.pop(request_id, None)
-            self.end(request_id)
+        self.running.pop(request_id, None)
+        self.waiting = [request for request in self.waiting if request.request_id != request_id]
+        self.end(request_id)
 
     def finish(self, request_id: str, output_tokens: int) -> None:
         request = self.running.pop(request_id).request
@@ -57,6 +59,7 @@ class Reference:
                     assert self.waiting.index(request) == position
                     assert len(self.waiting) <= self.max_queued_requests
                     assert estimated_wait_s is None or 0 <= estimated_wait_s < math.inf
+                    self.queued.add(request.request_id)
                 case Reject(request, reason, retry_after_s):
                     self.waiting.remove(request)
                     self.end(request.request_id)
@@ -73,6 +76,7 @@ class Reference:
     def check(self, ledgers: dict[str, WorkerState], now: float) -> None:
         """After a call: nothing more could be decided, and the ledgers say what has been decided."""
         assert all(request.deadline_s > now for request in self.waiting), "an expired request still waits"
+        assert all(self._fits_somewhere(request) for request in self.waiting if self.workers), "blocks the queue"
         assert list(ledgers) == list(self.workers)
         assert all(placed.worker_id in self.workers for placed in self.running.values())
         for worker in ledgers.values():
@@ -93,12 +97,13 @@ class Reference:
         self.running[request.request_id] = Placed(request, worker.worker_id, kv_tokens, request.prompt_tokens)
 
     def _check_reason(self, request: Request, reason: RejectReason, retry_after_s: float | None, now: float) -> None:
-        fits = any(self._fits(request, capacity) for capacity in self.workers.values())
+        fits = self._fits_somewhere(request)
         assert (reason is RejectReason.DEADLINE_PASSED) <= (request.deadline_s <= now)
         assert (reason is RejectReason.TOO_LARGE) <= (not fits and bool(self.workers))
         assert (reason is RejectReason.NO_WORKER) <= (not fits)
+        assert (request.request_id in self.queued) <= (reason is RejectReason.NO_WORKER and bool(self.workers))
         assert (reason is RejectReason.QUEUE_FULL) <= (len(self.waiting) == self.max_queued_requests)
-        final = reason in {RejectReason.DEADLINE_PASSED, RejectReason.TOO_LARGE}
+        final = reason is RejectReason.TOO_LARGE
         assert (retry_after_s is None) == final
 
     def _has_credit(self, request: Request, worker: WorkerState) -> bool:
@@ -121,6 +126,9 @@ class Reference:
         outputs = self.outputs[request.priority][-400:]
         mean = math.ceil(sum(outputs) / len(outputs)) if outputs else 16
         return request.prompt_tokens + request.sequences * max(1, min(mean, request.max_tokens))
+
+    def _fits_somewhere(self, request: Request) -> bool:
+        return any(self._fits(request, capacity) for capacity in self.workers.values())
 
     @staticmethod
     def _fits(request: Request, capacity: Capacity) -> bool:

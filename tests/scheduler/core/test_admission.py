@@ -17,7 +17,7 @@ def test_what_fits_and_is_in_time_is_taken() -> None:
 
 def test_a_deadline_passed_on_arrival_is_refused_for_good() -> None:
     request = make_request(deadline_s=5.0)
-    assert refuse_arrival(request, fleet_of(LARGE), now=5.0) == Reject(request, RejectReason.DEADLINE_PASSED, None)
+    assert refuse_arrival(request, fleet_of(LARGE), now=5.0) == Reject(request, RejectReason.DEADLINE_PASSED, 1.0)
 
 
 def test_without_any_worker_a_request_is_refused_with_a_retry() -> None:

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from scheduler.core.fleet import Capacity, EngineLoad, Fleet, KvShare, WorkerState
+from scheduler.core.fleet import Capacity, EngineLoad, Fleet, WorkerState
 from tests.scheduler.core.builders import LARGE, make_request
 from tests.scheduler.core.ledgers import check_ledger
 
@@ -94,39 +94,6 @@ def test_a_preemption_shrinks_the_share_of_the_kv_cache() -> None:
     worker.report(EngineLoad(preemptions=0), now=0.0)
     worker.report(EngineLoad(preemptions=2), now=1.0)
     assert worker.kv_limit_tokens == int(0.97 * 0.9 * 1_000)
-
-
-def test_preemptions_before_the_first_report_are_old_news() -> None:
-    share = KvShare()
-    share.report(70, now=5.0)
-    assert share.value == 0.97
-
-
-def test_a_storm_of_preemptions_shrinks_the_share_once_a_second() -> None:
-    share = KvShare()
-    for step in range(20):
-        share.report(step, now=step * 0.1)
-    assert share.value == pytest.approx(0.97 * 0.9 * 0.9)
-
-
-def test_the_share_never_falls_below_half() -> None:
-    share = KvShare()
-    for second in range(100):
-        share.report(second, now=float(second))
-    assert share.value == 0.5
-
-
-def test_the_share_recovers_with_time_however_many_reports_there_are() -> None:
-    often, rarely = KvShare(), KvShare()
-    for share in (often, rarely):
-        share.report(0, now=0.0)
-        share.report(1, now=1.0)
-    for step in range(1, 41):
-        often.report(1, now=1.0 + step * 0.1)
-    rarely.report(1, now=5.0)
-    assert often.value == pytest.approx(rarely.value) == pytest.approx(0.97 * 0.9 + 0.04)
-    rarely.report(1, now=100.0)
-    assert rarely.value == 0.97
 
 
 def test_a_fleet_lists_workers_in_order_of_joining() -> None:

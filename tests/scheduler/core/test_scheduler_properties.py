@@ -1,6 +1,7 @@
 """Random histories, held against a plain model after every call."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from hypothesis import settings
@@ -17,14 +18,45 @@ from tests.scheduler.core.reference import Reference
 
 Call = Callable[[Scheduler], list[Decision]]
 
+# Small workers and large requests, so that a few of them make a queue.
 CAPACITIES = st.builds(
-    Capacity, max_sequences=st.integers(1, 6), kv_cache_tokens=st.integers(50, 400), max_step_tokens=st.integers(1, 100)
+    Capacity,
+    max_sequences=st.sampled_from([2, 1, 5]),
+    kv_cache_tokens=st.sampled_from([200, 60, 400]),
+    max_step_tokens=st.sampled_from([40, 1, 100]),
+)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A request without its id and its times."""
+
+    priority: Priority
+    prompt_tokens: int
+    max_tokens: int
+    sequences: int
+    time_left_s: float
+    age_s: float
+
+
+SHAPES = st.builds(
+    Shape,
+    priority=st.sampled_from(Priority),
+    prompt_tokens=st.one_of(st.integers(1, 50), st.sampled_from([1, 59, 60, 100, 184, 199, 400])),
+    max_tokens=st.integers(1, 100),
+    sequences=st.sampled_from([1, 1, 1, 1, 2, 5, 6]),
+    time_left_s=st.sampled_from([30.0, 30.0, 30.0, 3.0, 1.0, 0.0]),
+    age_s=st.sampled_from([0.0, 0.0, 0.2]),
 )
 
 
 class SchedulerMachine(RuleBasedStateMachine):
-    @initialize(policy=st.sampled_from(["strict-priority", "fcfs"]), max_queued_requests=st.integers(0, 8))
-    def begin(self, policy: PolicyName, max_queued_requests: int) -> None:
+    @initialize(
+        policy=st.sampled_from(["strict-priority", "fcfs"]),
+        max_queued_requests=st.sampled_from([20, 4, 0]),
+        capacities=st.lists(CAPACITIES, min_size=1, max_size=2),
+    )
+    def begin(self, policy: PolicyName, max_queued_requests: int, capacities: list[Capacity]) -> None:
         self.policy = make_policy(policy, aging_s=3.0)
         self.max_queued_requests = max_queued_requests
         self.scheduler = Scheduler(self.policy, max_queued_requests)
@@ -32,6 +64,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.now = 0.0
         self.submitted = 0
         self.history: list[tuple[Call, list[Decision]]] = []
+        for number, capacity in enumerate(capacities):
+            self.join_as(f"w{number}", capacity)
 
     def tell(self, method: str, *args: Any, **kwargs: Any) -> list[Decision]:
         now = self.now
@@ -55,54 +89,46 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.now += seconds
         self.tell("expire")
 
-    @rule(seconds=st.sampled_from([0.01, 0.5, 1.0, 4.0]))
-    def time_passes_unnoticed_until_the_next_event(self, seconds: float) -> None:
+    @rule(seconds=st.sampled_from([0.01, 1.0]), shape=SHAPES)
+    def time_passes_unnoticed_until_the_next_request(self, seconds: float, shape: Shape) -> None:
         self.now += seconds
-        self.tell("first_token", "nobody")
+        self.submit(shape)
 
     @precondition(lambda self: len(self.reference.workers) < 3)
-    @rule(number=st.integers(0, 3), capacity=CAPACITIES)
-    def join(self, number: int, capacity: Capacity) -> None:
-        worker_id = f"w{number}"
-        if worker_id not in self.reference.workers:
-            self.reference.workers[worker_id] = capacity
-            self.tell("join", worker_id, capacity)
+    @rule(capacity=CAPACITIES)
+    def join(self, capacity: Capacity) -> None:
+        self.join_as(next(name for name in ("w0", "w1", "w2") if name not in self.reference.workers), capacity)
+
+    def join_as(self, worker_id: str, capacity: Capacity) -> None:
+        self.reference.workers[worker_id] = capacity
+        self.tell("join", worker_id, capacity)
+        self.the_scheduler_agrees_with_the_model()
 
     @precondition(lambda self: self.reference.workers)
-    @rule(data=st.data())
-    def lose(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), successor=st.one_of(CAPACITIES, CAPACITIES, st.none()))
+    def lose(self, data: st.DataObject, successor: Capacity | None) -> None:
         worker_id = data.draw(st.sampled_from(list(self.reference.workers)))
         del self.reference.workers[worker_id]
         self.tell("lose", worker_id)
+        if successor:
+            self.join_as(worker_id, successor)
 
-    @rule(
-        data=st.data(),
-        priority=st.sampled_from(Priority),
-        prompt_tokens=st.one_of(st.integers(1, 60), st.integers(1, 500)),
-        max_tokens=st.integers(1, 100),
-        sequences=st.sampled_from([1, 1, 1, 2, 5, 7]),
-        time_left_s=st.sampled_from([-1.0, 0.0, 1.0, 3.0, 30.0, 30.0]),
-        age_s=st.sampled_from([0.0, 0.0, 0.2]),
-    )
-    def submit(
-        self,
-        data: st.DataObject,
-        priority: Priority,
-        prompt_tokens: int,
-        max_tokens: int,
-        sequences: int,
-        time_left_s: float,
-        age_s: float,
-    ) -> None:
+    @rule(shapes=st.lists(SHAPES, min_size=1, max_size=8))
+    def submit_some(self, shapes: list[Shape]) -> None:
+        for shape in shapes:
+            self.submit(shape)
+            self.the_scheduler_agrees_with_the_model()
+
+    def submit(self, shape: Shape) -> None:
         self.submitted += 1
         request = Request(
             f"r{self.submitted}",
-            priority,
-            self.now - age_s,
-            self.now + time_left_s,
-            prompt_tokens,
-            max_tokens,
-            sequences,
+            shape.priority,
+            self.now - shape.age_s,
+            self.now + shape.time_left_s,
+            shape.prompt_tokens,
+            shape.max_tokens,
+            shape.sequences,
         )
         self.reference.submit(request)
         decisions = self.tell("submit", request)
@@ -122,21 +148,22 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.reference.finish(request_id, output_tokens)
         self.tell("finish", request_id, output_tokens)
 
-    @precondition(lambda self: self.submitted)
+    @precondition(lambda self: self.reference.known())
     @rule(data=st.data())
-    def withdraw_any_request_that_ever_was(self, data: st.DataObject) -> None:
-        request_id = f"r{data.draw(st.integers(1, self.submitted))}"
+    def withdraw(self, data: st.DataObject) -> None:
+        request_id = data.draw(st.sampled_from(self.reference.known()))
         self.reference.withdraw(request_id)
         self.tell("withdraw", request_id)
 
     @precondition(lambda self: self.reference.over)
-    @rule(data=st.data(), method=st.sampled_from(["first_token", "finish"]))
+    @rule(data=st.data(), method=st.sampled_from(["withdraw", "first_token", "finish"]))
     def news_of_a_request_that_is_over(self, data: st.DataObject, method: str) -> None:
         request_id = data.draw(st.sampled_from(self.reference.over))
-        self.tell(method, request_id, *([7] if method == "finish" else []))
+        decisions = self.tell(method, request_id, *([7] if method == "finish" else []))
+        assert decisions == []
 
     @precondition(lambda self: self.reference.workers)
-    @rule(data=st.data(), usage=st.floats(0, 1), preemptions=st.integers(0, 3))
+    @rule(data=st.data(), usage=st.sampled_from([0.0, 0.3, 0.6, 1.0]), preemptions=st.integers(0, 3))
     def report(self, data: st.DataObject, usage: float, preemptions: int) -> None:
         worker_id = data.draw(st.sampled_from(list(self.reference.workers)))
         self.tell("report", worker_id, kv_cache_usage=usage, running=1, waiting=0, preemptions=preemptions)
@@ -182,4 +209,4 @@ class SchedulerMachine(RuleBasedStateMachine):
 
 
 TestScheduler = SchedulerMachine.TestCase
-TestScheduler.settings = settings(max_examples=150, stateful_step_count=50, deadline=None)
+TestScheduler.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)

@@ -1,0 +1,81 @@
+"""Where the processes of ``sluice up`` listen."""
+
+import socket
+from contextlib import ExitStack
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from common.address import BindError, parse_address
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchAddresses:
+    """Addresses, HOST:PORT, that were free a moment ago.
+
+    Attributes:
+        scheduler: The public API.
+        scheduler_metrics: The scheduler's metrics.
+        workers: Each worker's API.
+        worker_metrics: Each worker's metrics.
+
+    """
+
+    scheduler: str
+    scheduler_metrics: str
+    workers: list[str]
+    worker_metrics: list[str]
+
+    @classmethod
+    def choose(cls, scheduler: str, *, workers: int, first_worker_port: int, first_metrics_port: int) -> Self:
+        """Number the ports from the first ones, and find free ones in the place of 0.
+
+        Raises:
+            BindError: An address is taken.
+            ValueError: The scheduler's is no address.
+
+        """
+        worker_addresses = _numbered(first_worker_port, workers)
+        wanted = [scheduler, *worker_addresses, *_numbered(first_metrics_port, 1 + workers)]
+        with ExitStack() as probes:
+            found = [probes.enter_context(_Probe(address)).address for address in wanted]
+        return cls(found[0], found[1 + workers], found[1 : 1 + workers], found[2 + workers :])
+
+    @property
+    def reachable_scheduler(self) -> str:
+        """The scheduler's address for clients on this machine."""
+        host, port = parse_address(self.scheduler)
+        return f"127.0.0.1:{port}" if host in ("0.0.0.0", "::") else self.scheduler
+
+
+class _Probe:
+    """Listens on an address until left, so that no other probe finds the same port.
+
+    Attributes:
+        address: The address, with the port that it turned out to be.
+
+    """
+
+    def __init__(self, address: str) -> None:
+        host, port = parse_address(address)
+        self._socket = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            self._socket.bind((host, port))
+            self._socket.listen()
+        except OSError as error:
+            self._socket.close()
+            raise BindError(address, (error.strerror or str(error)).lower()) from None
+        self.address = f"{address.rpartition(':')[0]}:{self._socket.getsockname()[1]}"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._socket.close()
+
+
+def _numbered(first_port: int, count: int) -> list[str]:
+    return [f"127.0.0.1:{first_port and first_port + number}" for number in range(count)]

@@ -1,0 +1,51 @@
+"""vLLM passes the suite that every engine passes."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.worker.collecting import CollectingEngine
+from tests.worker.engine_contract import EngineContract
+from worker.config import WorkerSettings
+from worker.engine import EngineStartError
+from worker.vllm_engine import VllmEngine, engine_args
+
+
+@pytest.fixture(scope="module")
+async def engine(demo_model: Path) -> AsyncIterator[CollectingEngine]:
+    async with CollectingEngine(VllmEngine(WorkerSettings(model=str(demo_model)))) as engine:
+        yield engine
+
+
+class TestVllmEngine(EngineContract):
+    """The contract, on the demo model."""
+
+
+async def test_prompt_tokens_that_the_prefix_cache_holds_are_told(engine: CollectingEngine) -> None:
+    prompt = engine.random_prompt(600)
+    first = engine.submit(prompt)
+    await first_complete(engine, first)
+    second = engine.submit(prompt)
+    await first_complete(engine, second)
+    assert first.outputs[0].cached_prompt_tokens == 0
+    assert second.outputs[0].cached_prompt_tokens >= 500
+
+
+async def first_complete(engine: CollectingEngine, answer: object) -> None:
+    await engine.until(lambda: answer.is_complete)  # type: ignore[attr-defined]
+
+
+def test_an_engine_argument_that_vllm_does_not_know_is_named() -> None:
+    with pytest.raises(EngineStartError, match="no_such_argument"):
+        engine_args(WorkerSettings(model="m", engine_args={"no_such_argument": 1}))
+
+
+async def test_a_model_that_is_not_there_is_an_error_with_its_name() -> None:
+    async def nothing() -> None:
+        engine = VllmEngine(WorkerSettings(model="/no/such/model"))
+        await engine.start(on_load=lambda load: None, on_death=lambda reason: None)
+
+    with pytest.raises(EngineStartError, match="/no/such/model"):
+        await asyncio.wait_for(nothing(), 60)

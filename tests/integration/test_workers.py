@@ -1,0 +1,431 @@
+"""Workers and schedulers that come, go, die, drain or do not fit; processes are real where they are killed."""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf.duration_pb2 import Duration
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from common.client import Client, ask
+from scheduler.app import SchedulerApp
+from scheduler.config import SchedulerSettings
+from sluice.v1 import generation_pb2, inference_pb2
+from sluice.worker.v1 import worker_pb2, worker_pb2_grpc
+from tests.integration.house import WatchedEngine, eventually, house
+from tests.integration.stream import LONG, Stream, detail, reason, retry_after_s, tokens
+from tests.integration.stub_worker import StubWorker, stub_worker
+from tests.processes import SERVICE, Process, Sluice, free_port
+from worker.app import WorkerApp
+from worker.config import WorkerSettings
+
+QUIET: dict[str, Any] = {"listen": "127.0.0.1:0", "metrics_listen": ""}
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+EXIT_S = 20.0
+
+
+@asynccontextmanager
+async def lone_scheduler(*addresses: str, **settings: Any) -> AsyncIterator[SchedulerApp]:
+    given = SchedulerSettings.model_validate({**QUIET, "worker": list(addresses), **settings})
+    async with SchedulerApp(given) as app:
+        yield app
+
+
+@asynccontextmanager
+async def lone_worker(**settings: Any) -> AsyncIterator[tuple[WorkerApp, WatchedEngine]]:
+    given = WorkerSettings.model_validate({"engine": "simulated", **QUIET, **settings})
+    engine = WatchedEngine(given)
+    async with WorkerApp(given, engine) as app:
+        yield app, engine
+
+
+def address_of(app: WorkerApp | SchedulerApp) -> str:
+    return f"127.0.0.1:{app.port}"
+
+
+async def workers_seen(client: Client) -> int:
+    call = client.stub.GetModelInfo(inference_pb2.GetModelInfoRequest(), wait_for_ready=True, timeout=EXIT_S)
+    try:
+        return (await call).workers
+    except grpc.aio.AioRpcError as error:
+        assert reason(error) == "NO_WORKER"
+        return 0
+
+
+async def until_workers(client: Client, count: int) -> None:
+    async with asyncio.timeout(EXIT_S):
+        while await workers_seen(client) != count:
+            await asyncio.sleep(0.02)
+
+
+async def exit_status(process: Process) -> int:
+    return await asyncio.to_thread(process.popen.wait, EXIT_S)
+
+
+async def health_of(address: str, service: str) -> int:
+    async with grpc.aio.insecure_channel(address) as channel:
+        reply = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service=service))
+        return int(reply.status)
+
+
+# The stream between scheduler and worker.
+
+
+async def test_a_broken_stream_aborts_all_that_came_over_it_and_nothing_else() -> None:
+    async with house() as built:
+        others = [Stream(built, ask("hi", sampling=tokens(60))) for _ in range(5)]
+        for other in others:
+            await other.until("chunk")
+        sampling = generation_pb2.SamplingParams(max_tokens=2000, ignore_eos=True)
+        names = [f"mine-{number}" for number in range(20)]
+        async with grpc.aio.insecure_channel(address_of(built.workers[0])) as channel:
+            call = worker_pb2_grpc.WorkerServiceStub(channel).Attach()
+            submits = [
+                worker_pb2.Submit(
+                    request_id=name, prompt_token_ids=[300] * 9, sampling=sampling, time_left=Duration(seconds=60)
+                )
+                for name in names
+            ]
+            await call.write(worker_pb2.AttachRequest(submits=submits))
+            await eventually(lambda: built.engine.load.running == 25)
+            call.cancel()
+            await eventually(lambda: sorted(built.engine.aborted) == sorted(names))
+        for other in others:
+            await other.finished()
+        await eventually(built.engine.is_empty)
+
+
+async def test_a_worker_given_under_two_addresses_serves_as_one() -> None:
+    async with (
+        lone_worker() as (worker, _),
+        lone_scheduler(f"127.0.0.1:{worker.port}", f"localhost:{worker.port}") as scheduler,
+        Client(address_of(scheduler)) as client,
+    ):
+        await eventually(lambda: scheduler.dispatcher.workers == 1)
+        for _ in range(15):
+            await client.generate(ask("hi", sampling=tokens(3)))
+            await asyncio.sleep(0.1)
+        assert scheduler.dispatcher.workers == 1
+
+
+# Killed processes.
+
+
+async def test_a_killed_worker_takes_only_its_own_requests_along_and_is_taken_back_when_it_returns() -> None:
+    with Sluice(workers=2) as sluice:
+        async with Client(sluice.address) as client:
+            await until_workers(client, 2)
+            streams = [Stream(client, ask("hi", sampling=tokens(300))) for _ in range(20)]
+            for stream in streams:
+                await stream.until("chunk")
+            sluice.workers[0].popen.kill()
+            results = await asyncio.gather(*(stream.finished() for stream in streams), return_exceptions=True)
+            lost = [each for each in results if isinstance(each, grpc.aio.AioRpcError)]
+            kept = [each for each in results if isinstance(each, inference_pb2.Finished)]
+            assert len(lost) == len(kept) == 10
+            assert len({each.worker for each in kept}) == 1
+            for error in lost:
+                assert error.code() == grpc.StatusCode.UNAVAILABLE
+                assert reason(error) == "WORKER_LOST"
+                assert retry_after_s(error) > 0
+                receipt = detail(error, inference_pb2.FailureReceipt)
+                assert receipt.usage.output_tokens > 0
+                assert receipt.worker.startswith("worker-")
+            await until_workers(client, 1)
+            await Stream(client, ask("hi", sampling=tokens(3))).finished()
+
+            sluice.workers[0] = sluice.start_worker(0)
+            await until_workers(client, 2)
+            again = await asyncio.gather(
+                *(Stream(client, ask("hi", sampling=tokens(100))).finished() for _ in range(10))
+            )
+            assert len({each.worker for each in again}) == 2
+            assert sluice.scheduler.popen.poll() is None
+
+
+async def test_a_killed_scheduler_leaves_an_empty_engine_that_serves_the_next_one(tmp_path: Path) -> None:
+    async with lone_worker() as (worker, engine):
+        address = f"127.0.0.1:{free_port()}"
+        arguments = ["scheduler", "--listen", address, "--metrics-listen", "", "--worker", address_of(worker)]
+        for name in ("first", "second"):
+            scheduler = Process(name, arguments, tmp_path)
+            try:
+                async with Client(address) as client:
+                    await until_workers(client, 1)
+                    streams = [Stream(client, ask("hi", sampling=LONG)) for _ in range(5)]
+                    for stream in streams:
+                        await stream.until("chunk")
+                    scheduler.popen.kill()
+                    errors = [await stream.error() for stream in streams]
+                    assert {error.code() for error in errors} == {grpc.StatusCode.UNAVAILABLE}
+                await eventually(engine.is_empty)
+            finally:
+                scheduler.end()
+        assert len(engine.submitted) == len(engine.aborted) == 10
+
+
+# Workers that are not there, or not right.
+
+
+async def test_without_a_worker_health_and_generate_say_so_until_one_comes() -> None:
+    port = free_port()
+    async with lone_scheduler(f"127.0.0.1:{port}") as scheduler, Client(address_of(scheduler)) as client:
+        assert await health_of(address_of(scheduler), "") == SERVING
+        assert await health_of(address_of(scheduler), SERVICE) == NOT_SERVING
+        error = await Stream(client, ask("hi")).error()
+        assert error.code() == grpc.StatusCode.UNAVAILABLE
+        assert reason(error) == "NO_WORKER"
+        assert retry_after_s(error) > 0
+
+        async with lone_worker(listen=f"127.0.0.1:{port}"):
+            await eventually(lambda: scheduler.dispatcher.workers == 1)
+            assert await health_of(address_of(scheduler), SERVICE) == SERVING
+            await Stream(client, ask("hi", sampling=tokens(3))).finished()
+        await eventually(lambda: scheduler.dispatcher.workers == 0)
+        assert await health_of(address_of(scheduler), SERVICE) == NOT_SERVING
+        assert reason(await Stream(client, ask("hi")).error()) == "NO_WORKER"
+
+
+async def test_what_waits_while_the_only_worker_is_lost_is_served_by_the_next_one() -> None:
+    port = free_port()
+    address = f"127.0.0.1:{port}"
+    async with lone_scheduler(address) as scheduler, Client(address_of(scheduler)) as client:
+        async with lone_worker(listen=address, max_sequences=1, drain_s=0):
+            await eventually(lambda: scheduler.dispatcher.workers == 1)
+            running = Stream(client, ask("hi", sampling=LONG))
+            await running.until("chunk")
+            waits = Stream(client, ask("hi", sampling=tokens(3)), timeout_s=60)
+            assert (await waits.accepted()).queue_position == 0
+        assert reason(await running.error()) == "WORKER_LOST"
+        async with lone_worker(listen=address, max_sequences=1):
+            await waits.finished()
+
+
+@pytest.mark.parametrize(
+    "differ",
+    [
+        lambda hello: hello.model.MergeFrom(worker_pb2.Model(name="other")),
+        lambda hello: hello.model.MergeFrom(worker_pb2.Model(tokenizer_digest="0" * 64)),
+    ],
+    ids=["model", "tokenizer"],
+)
+async def test_a_worker_with_another_model_or_tokenizer_is_turned_away(
+    differ: Callable[[worker_pb2.Hello], None],
+) -> None:
+    async with stub_worker() as wrong, lone_worker(served_model_name="simulated") as (right, engine):
+        hello = worker_pb2.Hello()
+        hello.CopyFrom(wrong.hello)
+        wrong.hello.Clear()  # it is turned away until the right one has joined
+        addresses = [address_of(right), f"127.0.0.1:{wrong.port}"]
+        async with lone_scheduler(*addresses) as scheduler, Client(address_of(scheduler)) as client:
+            await eventually(lambda: scheduler.dispatcher.workers == 1)
+            differ(hello)
+            wrong.hello.CopyFrom(hello)
+            seen = wrong.attached
+            await eventually(lambda: wrong.attached >= seen + 2)
+            await asyncio.gather(*(Stream(client, ask("hi", sampling=tokens(2))).finished() for _ in range(20)))
+            assert scheduler.dispatcher.workers == 1
+            assert wrong.submits == []
+            assert len(engine.submitted) == 20
+
+
+def no_tokenizer(stub: StubWorker) -> None:
+    stub.tokenizer = b"this is no tokenizer"
+
+
+def no_hello(stub: StubWorker) -> None:
+    stub.hello = worker_pb2.Hello()
+
+
+def nonsense_template(stub: StubWorker) -> None:
+    stub.tokenizer = b'{"tokenizer": {"model": 7}, "chat_template": "{% if", "special_tokens": []}'
+
+
+def nonsense_sampling(stub: StubWorker) -> None:
+    stub.hello.model.generation_config.temperature = float("nan")
+    stub.hello.model.generation_config.top_k = 2**32 - 1
+
+
+@pytest.mark.parametrize("break_it", [no_tokenizer, no_hello, nonsense_template])
+async def test_a_worker_that_talks_nonsense_keeps_nobody_else_from_serving(
+    break_it: Callable[[StubWorker], None],
+) -> None:
+    async with stub_worker() as broken:
+        break_it(broken)
+        port = free_port()
+        addresses = [f"127.0.0.1:{broken.port}", f"127.0.0.1:{port}"]
+        async with lone_scheduler(*addresses) as scheduler, Client(address_of(scheduler)) as client:
+            await eventually(lambda: broken.attached >= 2)
+            async with lone_worker(listen=f"127.0.0.1:{port}"):
+                await eventually(lambda: scheduler.dispatcher.workers >= 1)
+                await Stream(client, ask("hi", sampling=tokens(3))).finished()
+
+
+# Workers that answer wrongly.
+
+
+def output(submit: worker_pb2.Submit, **fields: Any) -> worker_pb2.Output:
+    return worker_pb2.Output(request_id=submit.request_id, **fields)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        lambda submit: [output(submit, index=7, token_ids=[300])],
+        lambda submit: [output(submit, finish_reason=77, token_ids=[300])],
+        lambda submit: [worker_pb2.Output(request_id="nobody", token_ids=[300]), output(submit, failure={})],
+    ],
+    ids=["unknown sequence", "unknown reason", "failure without a reason"],
+)
+async def test_a_worker_that_answers_wrongly_breaks_no_request_but_its_own(answer: Any) -> None:
+    async with (
+        stub_worker(answer) as stub,
+        lone_scheduler(f"127.0.0.1:{stub.port}") as scheduler,
+        Client(address_of(scheduler)) as client,
+    ):
+        await eventually(lambda: scheduler.dispatcher.workers == 1)
+        for _ in range(3):
+            await asyncio.wait({asyncio.create_task(Stream(client, ask("hi"), timeout_s=5).finished())})
+        assert scheduler.dispatcher.workers == 1
+        assert len(stub.submits) == 3
+        assert not any(list(worker.request_ids) for worker in scheduler.dispatcher.core.workers())
+
+
+# Engines that die.
+
+
+async def test_when_an_engine_dies_its_requests_fail_as_engine_failed() -> None:
+    async with (
+        lone_worker() as (worker, engine),
+        lone_scheduler(address_of(worker)) as scheduler,
+        Client(address_of(scheduler)) as client,
+    ):
+        await eventually(lambda: scheduler.dispatcher.workers == 1)
+        streams = [Stream(client, ask("hi", sampling=LONG)) for _ in range(5)]
+        for stream in streams:
+            await stream.until("chunk")
+        engine.die("out of memory")
+        for stream in streams:
+            error = await stream.error()
+            assert error.code() == grpc.StatusCode.INTERNAL
+            assert reason(error) == "ENGINE_FAILED"
+            assert "out of memory" in (error.details() or "")
+            assert detail(error, inference_pb2.FailureReceipt).usage.output_tokens > 0
+        assert await worker.died == "out of memory"
+
+
+async def test_a_worker_process_whose_engine_dies_tells_its_requests_and_exits_with_a_failure(tmp_path: Path) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    arguments = ["tests.integration.mortal_worker", "--engine", "simulated", "--listen", address]
+    process = Process("mortal", [*arguments, "--metrics-listen", ""], tmp_path)
+    try:
+        async with lone_scheduler(address) as scheduler, Client(address_of(scheduler)) as client:
+            await eventually(lambda: scheduler.dispatcher.workers == 1)
+            streams = [Stream(client, ask("hi", sampling=LONG)) for _ in range(10)]
+            for stream in streams:
+                await stream.until("chunk")
+            process.popen.send_signal(signal.SIGUSR1)
+            assert [reason(await stream.error()) for stream in streams] == ["ENGINE_FAILED"] * 10
+            assert await exit_status(process) == 1
+            await eventually(lambda: scheduler.dispatcher.workers == 0)
+    finally:
+        process.end()
+
+
+# Shutting down.
+
+
+async def test_a_scheduler_that_is_terminated_finishes_what_runs_and_waits_and_refuses_what_comes() -> None:
+    with Sluice(worker_arguments=["--max-sequences", "2"]) as sluice:
+        async with Client(sluice.address) as client:
+            streams = [Stream(client, ask("hi", sampling=tokens(120))) for _ in range(4)]
+            for stream in streams:
+                await stream.accepted()
+            sluice.scheduler.popen.terminate()
+            async with asyncio.timeout(EXIT_S):
+                while await health_of(sluice.address, SERVICE) == SERVING:
+                    await asyncio.sleep(0.01)
+            error = await Stream(client, ask("hi")).error()
+            assert error.code() == grpc.StatusCode.UNAVAILABLE
+            assert reason(error) == "DRAINING"
+            assert retry_after_s(error) > 0
+            for stream in streams:
+                assert (await stream.finished()).usage.output_tokens == 120
+        assert await exit_status(sluice.scheduler) == 0
+
+
+async def test_a_worker_that_is_terminated_finishes_what_runs_and_refuses_what_comes() -> None:
+    with Sluice() as sluice:
+        async with Client(sluice.address) as client:
+            streams = [Stream(client, ask("hi", sampling=tokens(200))) for _ in range(4)]
+            for stream in streams:
+                await stream.until("chunk")
+            sluice.workers[0].popen.terminate()
+            async with asyncio.timeout(EXIT_S):
+                while await health_of(f"127.0.0.1:{sluice.worker_ports[0]}", "") == SERVING:
+                    await asyncio.sleep(0.01)
+            error = await Stream(client, ask("hi")).error()
+            assert error.code() == grpc.StatusCode.UNAVAILABLE
+            assert retry_after_s(error) > 0
+            for stream in streams:
+                assert (await stream.finished()).usage.output_tokens == 200
+        assert await exit_status(sluice.workers[0]) == 0
+
+
+async def test_a_draining_worker_refuses_schedulers_that_come_late_too() -> None:
+    async with house() as built:
+        stream = Stream(built, ask("hi", sampling=tokens(100)))
+        await stream.until("chunk")
+        draining = asyncio.create_task(built.workers[0].drain())
+        await asyncio.sleep(0)
+        async with grpc.aio.insecure_channel(address_of(built.workers[0])) as channel:
+            call = worker_pb2_grpc.WorkerServiceStub(channel).Attach()
+            sampling = generation_pb2.SamplingParams(max_tokens=2000, ignore_eos=True)
+            submit = worker_pb2.Submit(
+                request_id="late", prompt_token_ids=[300], sampling=sampling, time_left=Duration(seconds=60)
+            )
+            await call.write(worker_pb2.AttachRequest(submits=[submit]))
+            outputs: list[worker_pb2.Output] = []
+            while not outputs:
+                outputs += (await call.read()).step.outputs
+            assert outputs[0].failure.reason == worker_pb2.FAILURE_REASON_DRAINING
+            call.cancel()
+        await stream.finished()
+        await draining
+
+
+async def test_a_draining_worker_gets_nothing_new_where_another_one_serves() -> None:
+    async with house(workers=2) as built:
+        streams = [Stream(built, ask("hi", sampling=tokens(150))) for _ in range(4)]
+        for stream in streams:
+            await stream.until("chunk")
+        draining = asyncio.create_task(built.workers[0].drain())
+        for _ in range(20):
+            await Stream(built, ask("hi", sampling=tokens(2))).finished()
+        for stream in streams:
+            await stream.finished()
+        await draining
+
+
+@pytest.mark.parametrize("name", ["scheduler", "worker"])
+async def test_draining_takes_no_longer_than_it_may(name: str) -> None:
+    arguments = {f"{name}_arguments": ["--drain-s", "0.3"]}
+    with Sluice(**arguments) as sluice:  # type: ignore[arg-type]
+        async with Client(sluice.address) as client:
+            stream = Stream(client, ask("hi", sampling=LONG))
+            await stream.until("chunk")
+            process = sluice.scheduler if name == "scheduler" else sluice.workers[0]
+            began = asyncio.get_running_loop().time()
+            process.popen.terminate()
+            error = await stream.error()
+            assert error.code() == grpc.StatusCode.UNAVAILABLE
+            assert await exit_status(process) == 0
+            assert 0.3 <= asyncio.get_running_loop().time() - began < 5
+            if name == "scheduler":
+                assert reason(error) == "DRAINING"

@@ -1,0 +1,100 @@
+import random
+
+import pytest
+
+from sluice.v1 import generation_pb2
+from worker.simulated_text import SequenceText
+from worker.simulated_tokenizer import Vocabulary, load_tokenizer
+
+VOCABULARY = Vocabulary(load_tokenizer(None))
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+
+
+def encode(text: str) -> list[int]:
+    return VOCABULARY.tokenizer.encode(text, add_special_tokens=False).ids
+
+
+def sequence_text(**sampling: object) -> SequenceText:
+    return SequenceText(VOCABULARY.tokenizer, generation_pb2.SamplingParams(**sampling))  # type: ignore[arg-type]
+
+
+def pieces(text: str, **sampling: object) -> tuple[list[str], str | None]:
+    """Feed a text's tokens until a stop string; return the pieces that came out, the last flushed, and the stop."""
+    sequence = sequence_text(**sampling)
+    out = []
+    for token_id in encode(text):
+        piece, stop = sequence.add(token_id)
+        out.append(piece)
+        if stop is not None:
+            return out, stop
+    return [*out, sequence.flush()], None
+
+
+def test_text_without_stop_strings_comes_at_once() -> None:
+    assert pieces("abc") == (["a", "b", "c", ""], None)
+
+
+def test_a_character_comes_with_its_last_byte() -> None:
+    assert pieces("é🙂") == (["", "é", "", "", "", "🙂", ""], None)
+
+
+def test_what_may_begin_a_stop_string_is_held_back_until_it_is_decided() -> None:
+    assert pieces("xabay", stop=["abc"]) == (["x", "", "", "ab", "ay", ""], None)
+
+
+def test_the_end_releases_what_was_held_back() -> None:
+    assert pieces("xab", stop=["abc"]) == (["x", "", "", "ab"], None)
+
+
+def test_no_part_of_a_stop_string_comes_out() -> None:
+    assert pieces("xabcy", stop=["abc"]) == (["x", "", "", ""], "abc")
+
+
+def test_an_included_stop_string_is_the_texts_end() -> None:
+    [word] = [token_id for token_id in VOCABULARY.prose_ids if VOCABULARY.text_of(token_id) == " scheduler"]
+    sequence = sequence_text(stop=["sched"], include_stop_in_output=True)
+    assert sequence.add(word) == (" sched", "sched")
+
+
+def test_the_stop_string_that_ends_first_counts() -> None:
+    assert pieces("abcd", stop=["abcd", "bc"]) == (["", "", "a"], "bc")
+
+
+def test_of_stop_strings_that_end_together_the_first_named_counts() -> None:
+    assert pieces("abc", stop=["bc", "abc"])[1] == "bc"
+    assert pieces("abc", stop=["abc", "bc"])[1] == "abc"
+
+
+def test_min_tokens_pass_without_a_stop() -> None:
+    assert pieces("abab", stop=["ab"], min_tokens=2) == (["", "ab", "", ""], "ab")
+
+
+def test_a_stop_string_that_began_within_min_tokens_counts() -> None:
+    assert pieces("abc", stop=["abc"], min_tokens=2) == (["", "", ""], "abc")
+
+
+def test_a_stop_string_inside_a_held_one_does_not_count_twice() -> None:
+    assert pieces("xbyz", stop=["xbyw", "b"], min_tokens=2) == (["", "", "", "xbyz", ""], None)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_whatever_the_tokens_the_text_ends_where_a_stop_string_first_ends(seed: int) -> None:
+    rng = random.Random(seed)
+    text = "".join(rng.choices("ab é", k=60))
+    stops = ["".join(rng.choices("ab é", k=rng.randint(2, 6))) for _ in range(3)]
+    ends = [text.find(stop) + len(stop) for stop in stops if stop in text]
+    out, stop = pieces(text, stop=stops)
+    expected = text[: min(ends) - len(stop)] if stop else text
+    assert "".join(out) == expected
+    assert bool(stop) == bool(ends)
+
+
+def test_random_tokens_join_to_their_decoding() -> None:
+    rng = random.Random(0)
+    for _ in range(100):
+        token_ids = [rng.randrange(VOCABULARY.size) for _ in range(30)]
+        sequence = sequence_text()
+        text = "".join(sequence.add(token_id).text for token_id in token_ids)
+        decoded = VOCABULARY.tokenizer.decode(token_ids)
+        assert decoded.startswith(text)
+        assert text == decoded or REPLACEMENT in decoded[len(text) :]
