@@ -16,12 +16,12 @@ from worker.demo_answers import TOPICS, Topic
 from worker.demo_tokenizer import DEFAULT_SYSTEM, END_OF_MESSAGE, END_OF_TEXT, START_OF_MESSAGE
 
 CONTEXT_TOKENS = 8192
-STEPS = 140
+STEPS = 160
 BATCH_ROWS = 28
 PEAK_LEARNING_RATE = 3e-3
 WARM_UP_STEPS = 20
 CHECK_EVERY_STEPS = 20
-SURE = 0.9  # Probability that every token of every answer must reach before training may stop.
+SURE = 0.8  # Probability that every token of every answer must reach before training may stop.
 IGNORED = -100  # cross_entropy's own mark for a position without a target.
 
 SYSTEM_PROMPTS = (DEFAULT_SYSTEM, DEFAULT_SYSTEM, DEFAULT_SYSTEM, "You answer questions about serving language models.")
@@ -56,8 +56,8 @@ class Rows:
     def __init__(self, tokenizer: Tokenizer, seed: int) -> None:
         self._tokenizer = tokenizer
         self._random = random.Random(seed)
-        self._end_of_message = tokenizer.token_to_id(END_OF_MESSAGE)
-        self._end_of_text = tokenizer.token_to_id(END_OF_TEXT)
+        vocabulary = tokenizer.get_vocab()
+        self._end_of_message, self._end_of_text = vocabulary[END_OF_MESSAGE], vocabulary[END_OF_TEXT]
 
     def canonical(self, topic: Topic, *, chat: bool) -> Row:
         """The topic's own question, as a caller with default settings asks it."""
@@ -120,8 +120,9 @@ def train(
         rows = Rows(tokenizer, seed)
         exam = [rows.canonical(topic, chat=chat) for topic in TOPICS for chat in (True, False)]
         steps, loss = _fit(network, rows, exam, deadline=deadline, progress=progress)
-        network = network.bfloat16()
-        return network, Report(steps, loss, examine(network, exam))
+        # The weights are examined as saved, but in float32: many processors only emulate bfloat16, slowly.
+        verdict = examine(network.bfloat16().float(), exam)
+        return network.bfloat16(), Report(steps, loss, verdict)
 
 
 def examine(network: Any, exam: Sequence[Row]) -> Verdict:
@@ -191,12 +192,12 @@ def _learning_rate(step: int, share: float) -> float:
 
 
 def _config(tokenizer: Tokenizer) -> Any:
-    """Qwen2 in small; two heads of keys and values permit tensor parallelism over two workers."""
+    """Qwen2 in small: one layer learns by heart fastest; two heads of keys and values permit tensor parallelism."""
     return Qwen2Config(
         vocab_size=tokenizer.get_vocab_size(),
         hidden_size=256,
-        intermediate_size=768,
-        num_hidden_layers=2,
+        intermediate_size=1024,
+        num_hidden_layers=1,
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=CONTEXT_TOKENS,
