@@ -23,7 +23,7 @@ INTERRUPTED, OUTPUT_CLOSED = 130, 141  # 128 and the signal, as shells count
 
 def main() -> None:
     """Run one subcommand."""
-    options = _parser().parse_args()
+    options = parser().parse_args()
     run: Callable[[argparse.Namespace], int] = options.run
     try:
         sys.exit(run(options))
@@ -90,9 +90,10 @@ class _Screen:
 
 def _explain(error: grpc.aio.AioRpcError, address: str) -> str:
     """Put an error into one line."""
+    text = describe(error)
     if error.code() is grpc.StatusCode.UNAVAILABLE and not read_details(error):
-        return f"no scheduler answers at {address}: {(error.details() or '').rpartition(': ')[2]}"
-    return " ".join(describe(error).split())
+        text = f"cannot reach the scheduler at {address}: {(error.details() or '').rpartition(': ')[2]}"
+    return " ".join(text.split())
 
 
 def _request(options: argparse.Namespace) -> Any:
@@ -112,10 +113,11 @@ def _request(options: argparse.Namespace) -> Any:
     )
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="sluice", description="Talk to Sluice.")
-    parser.add_argument("--version", action="version", version=f"sluice {version('sluice')}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+def parser() -> argparse.ArgumentParser:
+    """Make the parser of the command line; its ``run`` is the subcommand's function."""
+    top = argparse.ArgumentParser(prog="sluice", description="Talk to Sluice.")
+    top.add_argument("--version", action="version", version=f"sluice {version('sluice')}")
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
     for name, run, add_arguments, summary in (
         ("generate", generate, _add_generate_arguments, "stream an answer to a prompt"),
         ("up", up, add_up_arguments, "start scheduler and workers on this machine"),
@@ -123,7 +125,7 @@ def _parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=summary, description=f"{summary.capitalize()}.")
         add_arguments(command)
         command.set_defaults(run=run)
-    return parser
+    return top
 
 
 def _add_generate_arguments(parser: argparse.ArgumentParser) -> None:

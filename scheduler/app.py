@@ -81,6 +81,7 @@ class SchedulerApp:
                     await asyncio.sleep(DRAIN_POLL_S)
         except TimeoutError:
             log.warning("scheduler stops with requests live", live=self._servicer.live_requests)
+            self.dispatcher.end_all()
         await self._server.stop(grace=STATUS_GRACE_S)
 
     def _on_workers(self) -> None:

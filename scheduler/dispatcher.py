@@ -10,7 +10,7 @@ from scheduler.core.decisions import Decision, Expire, Lose, Reject, Start, Wait
 from scheduler.core.fleet import Capacity
 from scheduler.core.request import Request
 from scheduler.core.scheduler import Scheduler
-from scheduler.errors import Rejected
+from scheduler.errors import Draining, Rejected, SluiceError
 from scheduler.worker_session import WorkerSession
 from sluice.worker.v1 import worker_pb2
 
@@ -61,10 +61,16 @@ class Dispatcher:
         self._sessions[hello.worker_id] = session
         self._apply(decisions)
 
-    def lose(self, session: WorkerSession) -> None:
-        """A worker is gone; its session has told the requests that ran there."""
-        del self._sessions[session.hello.worker_id]
-        self._apply(self.core.lose(session.hello.worker_id, time.monotonic()))
+    def retire(self, session: WorkerSession) -> bool:
+        """Give a worker no more requests, since it drains or is gone; tell whether that is news.
+
+        What runs there goes on as long as its session does.
+        """
+        worker_id = session.hello.worker_id
+        if self._sessions.pop(worker_id, None) is None:
+            return False
+        self._apply(self.core.lose(worker_id, time.monotonic()))
+        return True
 
     def report(self, worker_id: str, load: worker_pb2.Load) -> None:
         """A worker told its load."""
@@ -78,6 +84,11 @@ class Dispatcher:
                 now=time.monotonic(),
             )
         )
+
+    def end_all(self) -> None:
+        """End every request that waits or runs: this process is shutting down."""
+        for lease in list(self._leases.values()):
+            lease.end(Draining())
 
     def submit(self, lease: "Lease") -> None:
         """Ask the core for a place for the lease's request."""
@@ -173,7 +184,7 @@ class Lease:
             case Expire():
                 self._session.set_exception(QueueExpiry())
             case Lose():
-                pass  # the session has told the relay
+                pass  # its session tells the relay
 
     async def updates(self) -> AsyncIterator[Wait]:
         """Yield the place in the queue whenever it has changed, at most twice a second, until the request starts."""
@@ -193,9 +204,18 @@ class Lease:
         Raises:
             QueueExpiry: The deadline passed before the request could start.
             Rejected: The workers that could have run it are gone.
+            Draining: This process is shutting down.
 
         """
         return self._session.result()
+
+    def end(self, error: SluiceError) -> None:
+        """End the request with this error, wherever it is."""
+        if not self._session.done():
+            self._session.set_exception(error)
+            self.give_back()
+        elif not self._session.exception():
+            self._session.result().fail(self.request.request_id, error)
 
     def give_back(self) -> None:
         """Free the place at once; leaving the block does so too."""

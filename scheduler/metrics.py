@@ -29,7 +29,12 @@ class SchedulerMetrics:
             "sluice_time_per_output_token_seconds", "Mean time between an answer's tokens.", SECONDS_PER_TOKEN
         )
         self._total = self._histogram("sluice_request_seconds", "Time from arrival to the end.", SECONDS)
-        self._prompt_tokens = Counter("sluice_prompt_tokens", "Prompt tokens.", ["priority"], registry=self.registry)
+        self._prompt_tokens = Counter(
+            "sluice_prompt_tokens",
+            "Prompt tokens of requests that reached a worker.",
+            ["priority"],
+            registry=self.registry,
+        )
         self._output_tokens = Counter("sluice_output_tokens", "Output tokens.", ["priority"], registry=self.registry)
         self.registry.register(_State(core))
 
@@ -40,14 +45,15 @@ class SchedulerMetrics:
             return
         priority = receipt.admission.request.priority.name.lower()
         self._requests.labels(priority, outcome).inc()
-        self._prompt_tokens.labels(priority).inc(receipt.admission.request.prompt_tokens)
-        self._output_tokens.labels(priority).inc(receipt.output_tokens)
-        self._queued.labels(priority).observe(receipt.queued_s(now_s))
         self._total.labels(priority).observe(now_s - receipt.arrival_s)
+        if receipt.worker_id:
+            self._queued.labels(priority).observe(receipt.queued_s(now_s))
+            self._prompt_tokens.labels(priority).inc(receipt.admission.request.prompt_tokens)
         if receipt.time_to_first_token_s is not None:
             self._ttft.labels(priority).observe(receipt.time_to_first_token_s)
-            if receipt.output_tokens > 1:
-                self._tpot.labels(priority).observe(receipt.decode_s / (receipt.output_tokens - 1))
+            self._output_tokens.labels(priority).inc(receipt.output_tokens)
+            if receipt.longest_output_tokens > 1:
+                self._tpot.labels(priority).observe(receipt.decode_s / (receipt.longest_output_tokens - 1))
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
         return Histogram(name, text, ["priority"], buckets=buckets, registry=self.registry)

@@ -77,6 +77,11 @@ class Receipt:
         """Tokens handed to the client."""
         return self.progress.output_tokens if self.progress is not None else 0
 
+    @property
+    def longest_output_tokens(self) -> int:
+        """Tokens of the longest sequence handed to the client."""
+        return max((each.output_tokens for each in self.progress.sequences), default=0) if self.progress else 0
+
     def facts(self, now_s: float) -> dict[str, Any]:
         """Tell the story to the log; never a prompt or an answer."""
         facts: dict[str, Any] = {"request_id": self.request_id, "total_s": round(now_s - self.arrival_s, 4)}

@@ -61,12 +61,16 @@ class WorkerPool:
             try:
                 log.info("worker joined", address=address, worker=hello.worker_id, engine=hello.engine)
                 self._on_change()
-                async for load in session.steps():
-                    self._dispatcher.report(hello.worker_id, load)
+                async for step in session.steps():
+                    if step.HasField("load"):
+                        self._dispatcher.report(hello.worker_id, step.load)
+                    if step.draining and self._dispatcher.retire(session):
+                        log.info("worker drains", address=address, worker=hello.worker_id)
+                        self._on_change()
                 log.warning("worker left", address=address, worker=hello.worker_id)
             finally:
                 session.close()
-                self._dispatcher.lose(session)
+                self._dispatcher.retire(session)
                 self._on_change()
         finally:
             session.close()

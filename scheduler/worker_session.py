@@ -48,8 +48,8 @@ class WorkerSession:
         self.hello = response.hello
         return self.hello
 
-    async def steps(self) -> AsyncIterator[worker_pb2.Load]:
-        """Deliver outputs until the stream ends; yield the engine's load whenever the worker reports it.
+    async def steps(self) -> AsyncIterator[worker_pb2.Step]:
+        """Deliver outputs until the stream ends; yield each step whose outputs have been delivered.
 
         Raises:
             grpc.aio.AioRpcError: The stream broke.
@@ -62,8 +62,7 @@ class WorkerSession:
                 receiver = receivers.get(output.request_id)
                 if receiver is not None:
                     receiver.push(output, worker_id)
-            if step.HasField("load"):
-                yield step.load
+            yield step
 
     def submit(self, submit: worker_pb2.Submit, receiver: Receiver) -> None:
         """Send a request; its outputs go to the receiver until ``forget``."""
@@ -79,6 +78,12 @@ class WorkerSession:
         if not self._broken:
             self._outbox.abort_request_ids.append(request_id)
             self._ready.set()
+
+    def fail(self, request_id: str, error: SluiceError) -> None:
+        """End a request with this error, whatever its worker still says."""
+        receiver = self._receivers.get(request_id)
+        if receiver is not None:
+            receiver.fail(error)
 
     def forget(self, request_id: str) -> None:
         """Deliver nothing more of a request."""

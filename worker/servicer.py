@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
+import grpc
 import structlog
 from google.protobuf.message import DecodeError
 
@@ -38,7 +39,7 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
             session.tell(load)
 
     def drain(self) -> None:
-        """Refuse new requests, also those of schedulers that are still to come."""
+        """Refuse new requests, and schedulers that are still to come."""
         self._draining = True
         for session in self._sessions:
             session.drain()
@@ -52,9 +53,9 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
         self, request_iterator: AsyncIterator[worker_pb2.AttachRequest], context: Any
     ) -> AsyncIterator[worker_pb2.AttachResponse]:
         """Carry one scheduler's requests for as long as its stream lives."""
-        session = Session(self._engine)
         if self._draining:
-            session.drain()
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "the worker is shutting down")
+        session = Session(self._engine)
         reader = asyncio.get_running_loop().create_task(self._read(request_iterator, session))
         self._sessions[session] = reader
         peer = context.peer()  # asked now: of a call that is over it would crash the process

@@ -34,6 +34,7 @@ class Session:
         self._load: worker_pb2.Load | None = None
         self._ready = asyncio.Event()
         self._draining = False
+        self._unsaid = False
         self._closed = False
 
     @property
@@ -54,8 +55,10 @@ class Session:
         self._ready.set()
 
     def drain(self) -> None:
-        """Refuse requests that arrive from now on."""
+        """Refuse requests that arrive from now on, and tell the scheduler so with the next step."""
         self._draining = True
+        self._unsaid = True
+        self._ready.set()
 
     def close(self) -> None:
         """End ``steps`` and abort what is still running."""
@@ -71,8 +74,9 @@ class Session:
             self._ready.clear()
             outputs, self._outbox = self._outbox, []
             load, self._load = self._load, None
-            if outputs or load is not None:
-                yield worker_pb2.Step(outputs=outputs, load=load)
+            unsaid, self._unsaid = self._unsaid, False
+            if outputs or load is not None or unsaid:
+                yield worker_pb2.Step(outputs=outputs, load=load, draining=self._draining)
 
     def _submit(self, submit: worker_pb2.Submit) -> None:
         request_id = submit.request_id

@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import transformers
@@ -205,7 +206,7 @@ def engine_args(settings: WorkerSettings) -> AsyncEngineArgs:
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(settings.cpu_kv_cache_gib))
     values: dict[str, Any] = {
         "model": settings.model,
-        "served_model_name": settings.served_model_name or None,
+        "served_model_name": settings.served_model_name or _folder_name(settings.model),
         "tensor_parallel_size": settings.tensor_parallel_size,
         "max_model_len": settings.context_tokens,
         "max_num_seqs": settings.max_sequences,
@@ -223,6 +224,11 @@ def engine_args(settings: WorkerSettings) -> AsyncEngineArgs:
         return AsyncEngineArgs(**{**values, **settings.engine_args})
     except TypeError as error:
         raise EngineStartError(f"engine_args: {error}") from error
+
+
+def _folder_name(model: str) -> str | None:
+    """Name a model that lies in a folder by its folder; None for one that a hub has."""
+    return Path(model).resolve().name if Path(model).is_dir() else None
 
 
 def describe(config: Any, settings: WorkerSettings) -> EngineDescription:

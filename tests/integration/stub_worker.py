@@ -19,9 +19,11 @@ class StubWorker(worker_pb2_grpc.WorkerServiceServicer):
 
     Attributes:
         hello: What it says first.
+        says_hello: Whether it does; else its first message is empty.
         tokenizer: What it sends as its tokenizer.
         attached: How often a scheduler has attached.
         submits: What it was asked to run.
+        aborts: Ids of the requests it was told to stop.
 
     """
 
@@ -30,8 +32,10 @@ class StubWorker(worker_pb2_grpc.WorkerServiceServicer):
             worker_id="stub", model=description.model, capacity=description.capacity, engine="none"
         )
         self.tokenizer = description.tokenizer
+        self.says_hello = True
         self.attached = 0
         self.submits: list[worker_pb2.Submit] = []
+        self.aborts: list[str] = []
         self.port = 0
         self._answer = answer
 
@@ -39,9 +43,10 @@ class StubWorker(worker_pb2_grpc.WorkerServiceServicer):
         self, request_iterator: AsyncIterator[worker_pb2.AttachRequest], context: Any
     ) -> AsyncIterator[worker_pb2.AttachResponse]:
         self.attached += 1
-        yield worker_pb2.AttachResponse(hello=self.hello)
+        yield worker_pb2.AttachResponse(hello=self.hello if self.says_hello else None)
         async for message in request_iterator:
             self.submits += message.submits
+            self.aborts += message.abort_request_ids
             outputs = [output for submit in message.submits for output in self._answer(submit)]
             if outputs:
                 yield worker_pb2.AttachResponse(step=worker_pb2.Step(outputs=outputs))

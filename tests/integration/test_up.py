@@ -1,0 +1,203 @@
+"""sluice up as a person meets it: a first answer, what to type next, and nothing left running in the end."""
+
+import asyncio
+import os
+import re
+import signal
+import socket
+import sys
+import urllib.request
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from common.address import BindError
+from common.launch_addresses import LaunchAddresses
+from tests.integration.grpcurl import run, run_grpcurl
+
+SLUICE = Path(sys.executable).with_name("sluice")
+ANY_PORTS = ["--listen", "127.0.0.1:0", "--worker-port", "0", "--metrics-port", "0"]
+ANSWERS_OF_20_TOKENS = {
+    "SLUICE_WORKER_SIMULATED__SPEED": "10",
+    "SLUICE_WORKER_SIMULATED__OUTPUT_TOKENS_MEDIAN": "20",
+    "SLUICE_WORKER_SIMULATED__OUTPUT_TOKENS_SIGMA": "0",
+}
+WAIT_S = 60.0
+
+
+class Up:
+    """A running ``sluice up``.
+
+    Attributes:
+        process: Its process.
+        printed: What it has printed so far and was read.
+
+    """
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+        self.printed = ""
+
+    async def until(self, text: str) -> str:
+        """Read until the text has been printed; return everything printed so far."""
+        assert self.process.stdout is not None
+        async with asyncio.timeout(WAIT_S):
+            while text not in self.printed:
+                data = await self.process.stdout.read(4096)
+                assert data, f"it ended without {text!r}:\n{self.printed}"
+                self.printed += data.decode()
+        return self.printed
+
+    async def ended(self) -> int:
+        """Wait for the end; return the exit status."""
+        assert self.process.stdout is not None
+        async with asyncio.timeout(WAIT_S):
+            self.printed += (await self.process.stdout.read()).decode()
+            return await self.process.wait()
+
+    def children(self) -> dict[int, str]:
+        """The processes that it has started, by id: their command lines."""
+        found = {}
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+                command = (folder / "cmdline").read_text().replace("\0", " ")
+            except OSError:
+                continue
+            if parent == self.process.pid:
+                found[int(folder.name)] = command
+        return found
+
+
+@asynccontextmanager
+async def up(folder: Path, *arguments: str, **environment: str) -> AsyncIterator[Up]:
+    process = await asyncio.create_subprocess_exec(
+        *(str(SLUICE), "up", "--engine", "simulated", *arguments),
+        cwd=folder,
+        env={**os.environ, **ANSWERS_OF_20_TOKENS, **environment},
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    try:
+        yield Up(process)
+    finally:
+        if process.returncode is None:
+            process.terminate()
+            await process.wait()
+
+
+def alive(pids: list[int]) -> list[int]:
+    return [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+
+
+async def test_it_answers_says_what_to_type_next_and_ends_everything_at_ctrl_c(tmp_path: Path) -> None:
+    async with up(tmp_path, "--workers", "2", *ANY_PORTS) as started:
+        printed = await started.until("Logs: ")
+        before, _, answered = printed.partition("asking simulated: What is a KV cache?\n\n")
+        answer, _, next_steps = answered.partition("\nSluice is up: simulated on 2 worker(s)")
+        assert "starting 2 worker(s) on the simulated engine" in before
+        assert len(answer.split()) > 5
+        await check_what_it_says_to_type(next_steps)
+        pids = list(started.children())
+        assert len(pids) == 3
+        started.process.send_signal(signal.SIGINT)
+        assert await started.ended() == 0
+    assert alive(pids) == []
+    assert "Traceback" not in started.printed
+    assert sorted(each.name for each in (tmp_path / ".cache" / "logs").iterdir()) == [
+        "scheduler.log",
+        "worker-0.log",
+        "worker-1.log",
+    ]
+
+
+async def check_what_it_says_to_type(next_steps: str) -> None:
+    """Type all of it."""
+    sluice = next(line for line in next_steps.splitlines() if " generate " in line)
+    (grpcurl,) = re.findall(r"grpcurl .*\\\n.*", next_steps)
+    (python,) = re.findall(r"import grpc.*?\n\n", next_steps, re.DOTALL)
+    script = "\n".join(line.strip() for line in python.splitlines())
+    (metrics,) = re.findall(r"http://\S+", next_steps)
+    ran = await asyncio.gather(
+        run("bash", "-c", sluice.strip()),
+        run_grpcurl(grpcurl.replace("\\\n", " ")),
+        run(sys.executable, "-c", script),
+    )
+    for each in ran:
+        assert each.status == 0, each.err
+        assert len(each.out.split()) > 5
+    with await asyncio.to_thread(urllib.request.urlopen, metrics) as page:
+        assert b"sluice_workers 2.0" in page.read()
+
+
+async def test_a_signal_while_it_starts_ends_everything_too(tmp_path: Path) -> None:
+    async with up(tmp_path, *ANY_PORTS) as started:
+        await started.until("starting 1 worker(s)")
+        pids = list(started.children())
+        assert len(pids) == 2
+        started.process.send_signal(signal.SIGTERM)
+        assert await started.ended() == 0
+    assert alive(pids) == []
+    assert "stopping" in started.printed
+
+
+async def test_a_second_signal_does_not_wait_for_running_requests(tmp_path: Path) -> None:
+    endless = {"SLUICE_WORKER_SIMULATED__SPEED": "0.1", "SLUICE_SCHEDULER_DEFAULT_DEADLINE_S": "600"}
+    async with up(tmp_path, *ANY_PORTS, **endless) as started:
+        await started.until("asking simulated")
+        pids = list(started.children())
+        started.process.send_signal(signal.SIGTERM)
+        await started.until("stopping; running requests may end first (once more: at once)")
+        started.process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(15):  # the drain alone is 30 s
+            assert await started.ended() == 0
+    assert alive(pids) == []
+
+
+async def test_a_worker_that_dies_is_reported_with_the_end_of_its_log_and_ends_the_rest(tmp_path: Path) -> None:
+    async with up(tmp_path, *ANY_PORTS) as started:
+        await started.until("Logs: ")
+        children = started.children()
+        (worker,) = (pid for pid, command in children.items() if "-m worker" in command)
+        os.kill(worker, signal.SIGKILL)
+        assert await started.ended() == 1
+    assert alive(list(children)) == []
+    report = started.printed.partition("[sluice] worker-0 ended, killed by SIGKILL; the end of ")[2]
+    assert '"event": "worker is ready"' in report
+
+
+async def test_a_worker_that_cannot_start_is_reported_with_the_end_of_its_log(tmp_path: Path) -> None:
+    async with up(tmp_path, *ANY_PORTS, SLUICE_WORKER_CONTEXT_TOKENS="2000000") as started:
+        assert await started.ended() == 1
+        assert started.children() == {}
+    assert "worker-0 ended, with status 1; the end of .cache/logs/worker-0.log:\n" in started.printed
+    assert "\n  sluice-worker: a context of 2000000 tokens does not fit" in started.printed
+
+
+async def test_a_taken_port_is_named_before_anything_starts(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        async with up(tmp_path, "--listen", address, "--worker-port", "0", "--metrics-port", "0") as started:
+            assert await started.ended() == 1
+    assert started.printed == (
+        f"[sluice] cannot listen on {address}: address already in use. "
+        "Is Sluice running already? Other ports: sluice up --help\n"
+    )
+
+
+def test_ports_are_numbered_from_the_first_ones_and_free_ones_found_for_0() -> None:
+    free = LaunchAddresses.choose("0.0.0.0:0", workers=2, first_worker_port=0, first_metrics_port=0)
+    ports = [free.scheduler, free.scheduler_metrics, *free.workers, *free.worker_metrics]
+    assert len({address.rpartition(":")[2] for address in ports} - {"0"}) == 6
+    assert free.reachable_scheduler == free.scheduler.replace("0.0.0.0", "127.0.0.1")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(BindError, match=f"cannot listen on 127.0.0.1:{port}"):
+            LaunchAddresses.choose("127.0.0.1:0", workers=1, first_worker_port=port, first_metrics_port=0)
+    first, metrics = (int(address.rpartition(":")[2]) for address in (free.workers[0], free.scheduler_metrics))
+    again = LaunchAddresses.choose("[::]:0", workers=1, first_worker_port=first, first_metrics_port=metrics)
+    assert again.workers == free.workers[:1]
+    assert again.scheduler_metrics == free.scheduler_metrics
