@@ -44,7 +44,7 @@ class RequestDecoder:
         return message
 
 
-class RequestCheck(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
+class RequestCheck(grpc.aio.ServerInterceptor):
     """Decodes the requests of Sluice's own RPCs that take one message; leaves all others alone.
 
     Must be the server's first interceptor: it exchanges the handler after the request has been read, and an

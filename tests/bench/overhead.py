@@ -4,7 +4,8 @@
 
 Two engines with the same settings are up at once, one in this process and one behind a worker and a scheduler; they
 take turns, so that only one works at a time. Time to first token is measured at one request at a time, throughput with
-all streams at once. Every arm has the same explicit sampling values.
+all streams at once. An RPC that does nothing (GetModelInfo) tells how much of the time is gRPC's on this machine. Every
+arm has the same explicit sampling values. Worker options apply to both engines.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from common.client import Client, ask
+from sluice.v1 import inference_pb2
 from tests.processes import Sluice, demo_model
 from worker.config import WorkerSettings
 from worker.vllm_engine import engine_args
@@ -63,7 +65,9 @@ async def measure(engine: list[str], rounds: int, streams: int, tokens: int) -> 
         with Sluice(engine="vllm", worker_arguments=engine) as sluice:
             async with Client(sluice.address) as client:
                 arms = {"in-process": in_process(llm), "sluice": through(client)}
-                return await take_turns(arms, rounds, streams, tokens)
+                result = await take_turns(arms, rounds, streams, tokens)
+                result["empty rpc"] = {"ttft_s": [await empty_rpc(client) for _ in range(100)]}
+                return result
     finally:
         llm.shutdown()
 
@@ -99,6 +103,13 @@ def through(client: Client) -> Run:
     return run
 
 
+async def empty_rpc(client: Client) -> float:
+    """Return the seconds that a call takes which does nothing."""
+    began = time.perf_counter()
+    await client.stub.GetModelInfo(inference_pb2.GetModelInfoRequest())
+    return time.perf_counter() - began
+
+
 async def take_turns(arms: dict[str, Run], rounds: int, streams: int, tokens: int) -> dict[str, dict[str, list[float]]]:
     """Run every arm in every round, the order turning; the first round warms up and does not count."""
     result: dict[str, dict[str, list[float]]] = {name: {"ttft_s": [], "tokens_per_s": []} for name in arms}
@@ -125,9 +136,9 @@ def prompt_number(number: int) -> list[int]:
 def report(result: dict[str, dict[str, list[float]]], streams: int) -> None:
     """Print the table."""
     print(f"{'arm':12}{'first token, median':>22}{'p90':>10}{f'tokens/s at {streams}':>18}")
-    for name, figures in result.items():
-        ttft = sorted(figures["ttft_s"])
-        rate = statistics.median(figures["tokens_per_s"])
+    for name in ("in-process", "sluice"):
+        ttft = sorted(result[name]["ttft_s"])
+        rate = statistics.median(result[name]["tokens_per_s"])
         print(
             f"{name:12}{statistics.median(ttft) * 1e3:>19.2f} ms{ttft[len(ttft) * 9 // 10] * 1e3:>7.2f} ms{rate:>15.0f}"
         )
@@ -135,7 +146,8 @@ def report(result: dict[str, dict[str, list[float]]], streams: int) -> None:
     added = statistics.median(ours["ttft_s"]) - statistics.median(theirs["ttft_s"])
     pairs = zip(ours["tokens_per_s"], theirs["tokens_per_s"], strict=True)
     ratio = statistics.median(a / b for a, b in pairs)
-    print(f"added time to first token: {added * 1e3:.2f} ms at the median (one request at a time)")
+    empty = statistics.median(result["empty rpc"]["ttft_s"])
+    print(f"added time to first token: {added * 1e3:.2f} ms at the median; an empty RPC takes {empty * 1e3:.2f} ms")
     print(f"throughput: {ratio:.3f} of in-process at {streams} streams (median of the rounds' ratios)")
 
 

@@ -13,6 +13,7 @@ import pytest_asyncio
 from prometheus_client.parser import text_string_to_metric_families
 
 from common.client import Client, ask
+from sluice.v1 import inference_pb2
 from tests.integration.stream import LONG, Stream, tokens
 from tests.processes import Sluice, free_port
 
@@ -27,7 +28,7 @@ class Day:
     Attributes:
         outcomes: How many requests ended how, by priority and outcome.
         ids: Ids of the requests that were accepted.
-        texts: The answers.
+        texts: The answers, and token ids of prompts and answers as a log would show them.
         idle, busy, over: The samples of both endpoints at the begin, while a request waits, and in the end.
 
     """
@@ -53,6 +54,7 @@ class Day:
         self.outcomes[priority, outcome] += 1
         answer = stream.answer
         self.texts += answer.texts.values()
+        self.texts += [str(ids)[1:-1] for ids in answer.token_ids.values()]
         self.output_tokens[priority] += sum(map(len, answer.token_ids.values()))
         if answer.accepted is not None:
             self.ids.add(answer.accepted.request_id)
@@ -107,6 +109,8 @@ async def day() -> AsyncIterator[Day]:
         day.idle = await scraped(*ports)
         async with Client(sluice.address) as client:
             await run(day, client, ports)
+            counting = inference_pb2.CountTokensRequest(prompt=f"{SECRET} high", return_ids=True)
+            day.texts.append(str(list((await client.stub.CountTokens(counting)).token_ids))[1:-1])
             await until_over(client)
         day.over = await scraped(*ports)
         sluice.scheduler.popen.terminate()
@@ -116,9 +120,9 @@ async def day() -> AsyncIterator[Day]:
 
 async def run(day: Day, client: Client, ports: tuple[int, int]) -> None:
     """Let requests end in every way."""
-    for priority, count in (("high", 12), ("normal", 7), ("low", 5)):
+    for priority, count in (("high", 12), ("normal", 7), ("low", 30)):
         await day.note(priority, "ok", Stream(client, secret(priority, sampling=tokens(count))))
-    await day.note("low", "ok", Stream(client, secret("low", sampling={"n": 2, **tokens(20)})))
+    await day.note("low", "ok", Stream(client, secret("low", sampling={"n": 2, **tokens(40)})))
     await day.note("high", "ok", Stream(client, secret("high", sampling=LONG, time_budget_s=0.2)))
     await day.note("high", "deadline_while_running", Stream(client, secret("high", sampling=LONG), timeout_s=0.5))
 
@@ -172,7 +176,7 @@ async def test_tokens_and_first_tokens_are_those_that_the_callers_got(day: Day) 
         assert value(day.over, "sluice_time_to_first_token_seconds_sum", priority=priority) > first * 0.005
         per_token = value(day.over, "sluice_time_per_output_token_seconds_count", priority=priority)
         assert per_token == first
-        assert value(day.over, "sluice_time_per_output_token_seconds_sum", priority=priority) > per_token * 0.004
+        assert value(day.over, "sluice_time_per_output_token_seconds_sum", priority=priority) > per_token * 0.0048
 
 
 async def test_the_time_in_the_queue_is_that_of_requests_that_reached_a_worker(day: Day) -> None:
@@ -209,7 +213,7 @@ async def test_every_request_ends_with_one_line_that_is_its_receipt(day: Day) ->
     assert day.ids < {event["request_id"] for event in events}
     outcomes = Counter((event.get("priority", "unknown").lower(), event["outcome"]) for event in events)
     assert outcomes == day.outcomes + Counter({("normal", "ok"): 1})
-    assert sum(event.get("output_tokens", 0) for event in events if event.get("priority") == "LOW") == 45
+    assert sum(event.get("output_tokens", 0) for event in events if event.get("priority") == "LOW") == 110
     for event in events:
         assert event["total_s"] >= 0
         if event["outcome"] == "ok":
@@ -218,7 +222,7 @@ async def test_every_request_ends_with_one_line_that_is_its_receipt(day: Day) ->
 
 
 async def test_no_log_line_holds_a_prompt_or_an_answer(day: Day) -> None:
-    texts = [text[:30] for text in day.texts if len(text) >= 30]
+    texts = [text[:30] for text in day.texts if len(text) >= 12]
     assert len(texts) > 3
     for process in (day.sluice.scheduler, *day.sluice.workers):
         log = process.log_path.read_text()

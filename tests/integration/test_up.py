@@ -63,11 +63,10 @@ class Up:
         for folder in Path("/proc").glob("[0-9]*"):
             try:
                 parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-                command = (folder / "cmdline").read_text().replace("\0", " ")
-            except OSError:
+                if parent == self.process.pid:
+                    found[int(folder.name)] = (folder / "cmdline").read_text().replace("\0", " ")
+            except OSError:  # it has ended meanwhile
                 continue
-            if parent == self.process.pid:
-                found[int(folder.name)] = command
         return found
 
 
@@ -84,9 +83,10 @@ async def up(folder: Path, *arguments: str, **environment: str) -> AsyncIterator
     try:
         yield Up(process)
     finally:
-        if process.returncode is None:
-            process.terminate()
-            await process.wait()
+        for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGKILL):  # asks, asks in a hurry, and asks no more
+            if process.returncode is None:
+                process.send_signal(number)
+                await asyncio.wait([asyncio.ensure_future(process.wait())], timeout=20)
 
 
 def alive(pids: list[int]) -> list[int]:
