@@ -62,7 +62,9 @@ class SchedulerSettings(Settings):
     max_queued_requests: int = Field(1024, ge=0, description="Requests that may wait; one more is refused.")
     default_deadline_s: float = Field(30.0, gt=0, description="Deadline in seconds of calls that have none.")
     deadline_margin_s: float = Field(
-        0.05, ge=0, description="Seconds before a call's deadline at which the answer about it is sent."
+        0.05,
+        ge=0,
+        description="Seconds, besides 1% of the call's time, before its deadline at which the answer about it is sent.",
     )
     max_tokens: MaxTokensSettings = MaxTokensSettings()
     high: PrioritySettings = PrioritySettings(prompt_tokens_below=128)

@@ -146,6 +146,9 @@ async def run(day: Day, client: Client, ports: tuple[int, int]) -> None:
     await waits.accepted()
     waits.cancel()
     await day.note("low", "cancelled", waits)
+    async with asyncio.timeout(20):  # else it might get the place that the next cancel frees
+        while value(await scraped(*ports), "sluice_queue_requests", priority="low"):
+            await asyncio.sleep(0.02)
     running.cancel()
     await day.note("normal", "cancelled", running)
 
