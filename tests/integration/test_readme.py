@@ -142,6 +142,11 @@ def test_every_other_command_is_one_that_its_program_takes() -> None:
                 WorkerSettings.load(arguments, prog=program)
             case "sluice":
                 parser().parse_args(arguments)
+            case "python":
+                own, worker = arguments[: arguments.index("--")], arguments[arguments.index("--") + 1 :]
+                source = (ROOT / f"{own[1].replace('.', '/')}.py").read_text()
+                assert all(f'"{word}"' in source for word in own if word.startswith("--"))
+                WorkerSettings.load(worker, prog=program)
             case "pip":
                 assert re.fullmatch(r"install \.(\[(cpu|cuda|dev)\])?|install \./protos", " ".join(arguments))
             case _:
