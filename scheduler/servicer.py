@@ -77,6 +77,9 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             if receipt.lease is not None and error.receipt is None:
                 error.receipt = receipt.failure(time.monotonic())
             await abort(context, to_rich_error(error))
+        except Exception:
+            outcome = "internal"
+            raise
         finally:
             self.live_requests -= 1
             self._note(receipt, outcome)

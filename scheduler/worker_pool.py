@@ -49,6 +49,8 @@ class WorkerPool:
                 except (grpc.aio.AioRpcError, ConnectionError, ValueError, TokenizerError) as error:
                     reason = error.details() if isinstance(error, grpc.aio.AioRpcError) else str(error)
                     log.warning("worker is not attached", address=address, reason=reason)
+                except Exception:  # whatever one worker says, the sessions to the others live on
+                    log.exception("worker is not attached", address=address)
                 await asyncio.sleep(RETRY_S)
 
     async def _attach(self, address: str, stub: "worker_pb2_grpc.WorkerServiceAsyncStub") -> None:

@@ -337,7 +337,7 @@ class Accepted(_message.Message):
     deadline_rule: Global___DeadlineRule.ValueType
     """Which rule set it."""
     queue_position: _builtins.int
-    """How many requests are served before this one; 0: it starts now."""
+    """How many requests are served before this one; 0: it starts now or next."""
     @_builtins.property
     def time_left(self) -> _duration_pb2.Duration:
         """Time until the request is stopped."""
