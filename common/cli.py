@@ -1,12 +1,17 @@
-"""The command sluice: ask a scheduler for text, and bring a whole deployment up on one machine."""
+"""The command sluice: ask a scheduler for text, and bring a whole deployment up on one machine.
+
+Other packages add commands of their own, so that this one need not know them: an entry point in the group
+``sluice.commands``, named like the command, is a module with ``SUMMARY``, ``add_arguments(parser)`` and
+``run(options)``, which returns the exit status.
+"""
 
 import argparse
 import asyncio
 import math
 import os
 import sys
-from collections.abc import Callable
-from importlib.metadata import version
+from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import entry_points, version
 from typing import Any, Final
 
 import grpc
@@ -18,13 +23,17 @@ from common.launch import SCHEDULER_ADDRESS, add_up_arguments, up
 from common.rich_status import describe, read_details
 
 ADDRESS_VARIABLE: Final = "SLUICE_ADDRESS"
+COMMANDS: Final = "sluice.commands"
 INTERRUPTED, OUTPUT_CLOSED = 130, 141  # 128 and the signal, as shells count
+
+Run = Callable[[argparse.Namespace], int]
+AddArguments = Callable[[argparse.ArgumentParser], None]
 
 
 def main() -> None:
     """Run one subcommand."""
-    options = parser().parse_args()
-    run: Callable[[argparse.Namespace], int] = options.run
+    options = parser(sys.argv[1:]).parse_args()
+    run: Run = options.run
     try:
         sys.exit(run(options))
     except KeyboardInterrupt:
@@ -113,19 +122,30 @@ def _request(options: argparse.Namespace) -> Any:
     )
 
 
-def parser() -> argparse.ArgumentParser:
-    """Make the parser of the command line; its ``run`` is the subcommand's function."""
+def parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
+    """Make the parser of a command line; its ``run`` is the subcommand's function."""
     top = argparse.ArgumentParser(prog="sluice", description="Talk to Sluice.")
     top.add_argument("--version", action="version", version=f"sluice {version('sluice')}")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
-    for name, run, add_arguments, summary in (
+    own: list[tuple[str, Run, AddArguments, str]] = [
         ("generate", generate, _add_generate_arguments, "stream an answer to a prompt"),
         ("up", up, add_up_arguments, "start scheduler and workers on this machine"),
-    ):
+    ]
+    called = arguments[0] if arguments else ""
+    added = () if called in (name for name, *_ in own) else _added_commands(called)
+    for name, run, add_arguments, summary in (*own, *added):
         command = commands.add_parser(name, help=summary, description=f"{summary.capitalize()}.")
         add_arguments(command)
         command.set_defaults(run=run)
     return top
+
+
+def _added_commands(called: str) -> Iterator[tuple[str, Run, AddArguments, str]]:
+    """Load the command that is called; all of them where it is none of them, to be listed."""
+    points = entry_points(group=COMMANDS)
+    for point in points.select(name=called) or points:
+        module = point.load()
+        yield point.name, module.run, module.add_arguments, module.SUMMARY
 
 
 def _add_generate_arguments(parser: argparse.ArgumentParser) -> None:

@@ -28,6 +28,8 @@ class Reason(StrEnum):
     DEADLINE_PASSED = "DEADLINE_PASSED"
     TOO_LARGE = "TOO_LARGE"
     NO_WORKER = "NO_WORKER"
+    INFEASIBLE = "INFEASIBLE"
+    INFEASIBLE_NOW = "INFEASIBLE_NOW"
     DEADLINE_IN_QUEUE = "DEADLINE_IN_QUEUE"
     DEADLINE_WHILE_RUNNING = "DEADLINE_WHILE_RUNNING"
     WORKER_LOST = "WORKER_LOST"
@@ -43,6 +45,8 @@ STATUS = {
     # Not INVALID_ARGUMENT: the request is within the model's limits, and workers with more KV cache would take it.
     Reason.TOO_LARGE: grpc.StatusCode.FAILED_PRECONDITION,
     Reason.NO_WORKER: grpc.StatusCode.UNAVAILABLE,
+    Reason.INFEASIBLE: grpc.StatusCode.DEADLINE_EXCEEDED,
+    Reason.INFEASIBLE_NOW: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Reason.DEADLINE_IN_QUEUE: grpc.StatusCode.DEADLINE_EXCEEDED,
     Reason.DEADLINE_WHILE_RUNNING: grpc.StatusCode.DEADLINE_EXCEEDED,
     Reason.WORKER_LOST: grpc.StatusCode.UNAVAILABLE,
@@ -55,6 +59,8 @@ REJECTIONS = {
     # With a new deadline the same request may be sent again at once.
     RejectReason.DEADLINE_PASSED: (Reason.DEADLINE_PASSED, "the deadline has passed already", RETRY_AT_LEAST_S),
     RejectReason.TOO_LARGE: (Reason.TOO_LARGE, "no worker can hold this prompt, max_tokens and n; ask for less", None),
+    RejectReason.INFEASIBLE: (Reason.INFEASIBLE, "not even an idle worker could answer in time", None),
+    RejectReason.INFEASIBLE_NOW: (Reason.INFEASIBLE_NOW, "too much is promised to be in time for this too", 1.0),
     RejectReason.NO_WORKER: (Reason.NO_WORKER, "no worker is ready", 1.0),
 }
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import structlog
 
+from common.simulated_batch import BLOCK_TOKENS, H200, BatchCapacity, SimulatedBatch, StepModel
 from sluice.v1 import generation_pb2
 from sluice.worker.v1 import worker_pb2
 from worker.config import WorkerSettings
 from worker.engine import Emit, EngineDescription, EngineStartError
-from worker.simulated_batch import BLOCK_TOKENS, H200, BatchCapacity, SimulatedBatch, StepModel
 from worker.simulated_output import SequenceOutput, Voice
 from worker.simulated_tokenizer import Vocabulary, load_tokenizer
 from worker.tokenizer_files import TokenizerFiles, describe_tokenizer, digest, read_generation_config

@@ -17,6 +17,10 @@ class RejectReason(Enum):
     """No known worker can ever hold it."""
     NO_WORKER = "no_worker"
     """No worker that could hold it is there; it can be tried again later."""
+    INFEASIBLE = "infeasible"
+    """Not even an idle worker could meet its targets."""
+    INFEASIBLE_NOW = "infeasible_now"
+    """Its targets cannot be met besides what is worth more; it can be tried again later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +55,14 @@ class Reject:
         request: Which request.
         reason: Why.
         retry_after_s: Seconds after which another try makes sense; None where it never does.
+        estimate_s: Estimated seconds until it would have started; None while there is nothing to estimate from.
 
     """
 
     request: Request
     reason: RejectReason
     retry_after_s: float | None
+    estimate_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

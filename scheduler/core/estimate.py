@@ -1,43 +1,88 @@
 """What the scheduler has to guess: how long answers turn out, and how fast the queue drains."""
 
 import math
+from bisect import bisect_left, insort
 from collections import deque
 
-from scheduler.core.request import Priority, Request
+from scheduler.core.request import Request
 
 OUTPUT_WINDOW = 400
 COLD_START_TOKENS = 16
+KNOWN_ANSWERS = 20
+HIGH_SHARE = 0.85
 DRAIN_MEMORY_S = 20.0
 FORGOTTEN_STARTS = 0.1
 KNOWN_BACKLOG_S = 0.1
 
 
-class OutputLength:
-    """Expected tokens of one sequence's output: the mean of the last 400 requests of the same priority.
+class _Window:
+    """The last so many lengths, in order of time and of size."""
 
-    Before the first of them it is 16 tokens. A high guess would keep requests from starting, so that nothing is ever
-    learnt; a low one is corrected by the first answers. ``max_tokens`` is a bound, never the estimate: it is far
-    above what requests use.
+    def __init__(self) -> None:
+        self.lengths: deque[int] = deque()
+        self.ascending: list[int] = []
+        self.total = 0
+        self.mean_tokens = COLD_START_TOKENS
+
+    def add(self, tokens: int) -> None:
+        self.lengths.append(tokens)
+        insort(self.ascending, tokens)
+        self.total += tokens
+        if len(self.lengths) > OUTPUT_WINDOW:
+            self._drop_oldest()
+        self.mean_tokens = math.ceil(self.total / len(self.lengths))
+
+    def _drop_oldest(self) -> None:
+        tokens = self.lengths.popleft()
+        self.total -= tokens
+        del self.ascending[bisect_left(self.ascending, tokens)]
+
+    def forget_half(self) -> None:
+        for _ in range(len(self.lengths) // 2):
+            self._drop_oldest()
+        self.mean_tokens = math.ceil(self.total / len(self.lengths))
+
+
+class OutputLength:
+    """Expected tokens of one sequence's output, from the last 400 requests of the same class.
+
+    A tenant with 20 of them in a class has a window of its own there. Before the first of a class it is 16 tokens. A
+    high guess would keep requests from starting, so that nothing is ever learnt; a low one is corrected by the first
+    answers. ``max_tokens`` is a bound, never the estimate: it is far above what requests use.
     """
 
     def __init__(self) -> None:
-        self._windows: dict[Priority, deque[int]] = {priority: deque() for priority in Priority}
-        self._totals = dict.fromkeys(Priority, 0)
+        self._windows: dict[tuple[str, str], _Window] = {}
 
     def observe(self, request: Request, output_tokens: int) -> None:
         """Learn from a request that ended by itself with ``output_tokens``, all its sequences together."""
-        window = self._windows[request.priority]
         tokens = math.ceil(output_tokens / request.sequences)
-        self._totals[request.priority] += tokens
-        window.append(tokens)
-        if len(window) > OUTPUT_WINDOW:
-            self._totals[request.priority] -= window.popleft()
+        for tenant in {"", request.tenant}:
+            self._windows.setdefault((request.class_name, tenant), _Window()).add(tokens)
 
     def expected_tokens(self, request: Request) -> int:
-        """Tokens to expect of each of the request's sequences, from 1 to its ``max_tokens``."""
-        window = self._windows[request.priority]
-        mean = self._totals[request.priority] / len(window) if window else COLD_START_TOKENS
-        return max(1, min(math.ceil(mean), request.max_tokens))
+        """Tokens to expect of each of the request's sequences, from 1 to its ``max_tokens``: the mean."""
+        window = self._window(request)
+        return max(1, min(window.mean_tokens if window else COLD_START_TOKENS, request.max_tokens))
+
+    def high_tokens(self, class_name: str) -> int | None:
+        """The length that 85% of a class's answers do not exceed; None while fewer than 20 are known."""
+        window = self._windows.get((class_name, ""))
+        if not window or len(window.ascending) < KNOWN_ANSWERS:
+            return None
+        return window.ascending[int(HIGH_SHARE * len(window.ascending))]
+
+    def forget_half(self, class_name: str) -> None:
+        """Forget the older half of what a class's answers were like."""
+        for (name, _), window in self._windows.items():
+            if name == class_name:
+                window.forget_half()
+
+    def _window(self, request: Request) -> _Window | None:
+        own = self._windows.get((request.class_name, request.tenant)) if request.tenant else None
+        if own and len(own.lengths) >= KNOWN_ANSWERS:
+            return own
+        return self._windows.get((request.class_name, ""))
 
 
 class DrainRate:

@@ -4,7 +4,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from scheduler.core.kv_share import KvShare
+from scheduler.core.prefill_bucket import PrefillBucket
+from scheduler.core.prefix_memory import PrefixMemory
 from scheduler.core.request import Request
+from scheduler.core.step_model import StepModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,7 @@ class _Reservation:
     sequences: int
     kv_tokens: int
     prefill_tokens: int
+    context_tokens: int = 0
 
 
 class WorkerState:
@@ -58,19 +62,39 @@ class WorkerState:
         sequences: Sequences reserved.
         kv_tokens: KV cache tokens reserved: each request's prompt and the expected output of all its sequences.
         prefill_tokens: Outstanding prefill: prompt tokens of the requests that have no first token yet.
+        pending_prefill_tokens: Outstanding prefill less what the reported steps have done of it.
+        decoding: Sequences that have their first token.
+        context_tokens: Sum of their contexts as expected half-way through their answers.
+        prefill_bucket: Prefill that may start before decoding would suffer.
+        step_model: How long its steps take.
+        prefill_token_s: Seconds per prompt token at its present pace; set by whoever plans.
+        prefixes: Beginnings of prompts that it saw last.
+        is_open: Whether it could run one sequence more now if the KV cache were without limit.
 
     """
 
-    def __init__(self, worker_id: str, capacity: Capacity) -> None:
-        """Begin with an empty ledger."""
+    def __init__(self, worker_id: str, capacity: Capacity, changed: dict[str, "WorkerState"] | None = None) -> None:
+        """Begin with an empty ledger. Whenever it changes, the worker is put into ``changed``."""
         self.worker_id = worker_id
         self.capacity = capacity
         self.load = EngineLoad()
         self.sequences = 0
         self.kv_tokens = 0
         self.prefill_tokens = 0
+        self.pending_prefill_tokens = 0
+        self.decoding = 0
+        self.context_tokens = 0
+        self.prefill_bucket = PrefillBucket()
+        self.step_model = StepModel()
+        self.prefill_token_s = 0.0
+        self.prefixes = PrefixMemory()
         self._kv_share = KvShare()
         self._reservations: dict[str, _Reservation] = {}
+        self._prefilling: dict[str, int] = {}
+        self._prefilled_tokens = 0
+        self._decoded_tokens = 0
+        self._changed = {} if changed is None else changed
+        self._note_change()
 
     @property
     def request_ids(self) -> list[str]:
@@ -102,12 +126,13 @@ class WorkerState:
         """Whether the worker has the credit to run the request now.
 
         An idle worker takes whatever fits, so that nothing waits for ever. Prefill counts only what is outstanding: a
-        prompt longer than a step may start as soon as less than one step is.
+        prompt longer than a step may start as soon as less than one step is. The prefill bucket protects those that
+        decode: it may be overdrawn by one prompt, and does not count while nothing decodes.
         """
         if not self._reservations:
             return self.fits(request)
         return (
-            self.prefill_tokens < self.capacity.max_step_tokens
+            self.is_open
             and self.sequences + request.sequences <= self.capacity.max_sequences
             and _kv_tokens(request, expected_tokens) <= self.free_kv_tokens
         )
@@ -119,24 +144,72 @@ class WorkerState:
         self.sequences += reservation.sequences
         self.kv_tokens += reservation.kv_tokens
         self.prefill_tokens += reservation.prefill_tokens
+        self.prefill_bucket.take(reservation.prefill_tokens)
+        self._prefilling[request.request_id] = reservation.prefill_tokens
+        self.prefixes.add(request)
+        self._note_change()
 
     def first_token(self, request_id: str) -> None:
         """The request's prefill is done; said again, it changes nothing."""
         reservation = self._reservations[request_id]
+        if not reservation.prefill_tokens:
+            return
+        reservation.context_tokens = (reservation.sequences - 1) * reservation.prefill_tokens + (
+            (reservation.kv_tokens + reservation.prefill_tokens) // 2
+        )
+        self.decoding += reservation.sequences
+        self.context_tokens += reservation.context_tokens
         self.prefill_tokens -= reservation.prefill_tokens
+        # The step that ended it is reported after it, so this may go below 0 for a moment.
+        self._prefilled_tokens -= self._prefilling.pop(request_id)
         reservation.prefill_tokens = 0
+        self._note_change()
 
     def release(self, request_id: str) -> None:
         """Take back all that the request has."""
         reservation = self._reservations.pop(request_id)
         self.sequences -= reservation.sequences
         self.kv_tokens -= reservation.kv_tokens
-        self.prefill_tokens -= reservation.prefill_tokens
+        self.context_tokens -= reservation.context_tokens
+        if reservation.prefill_tokens:
+            self.prefill_tokens -= reservation.prefill_tokens
+            del self._prefilling[request_id]
+        else:
+            self.decoding -= reservation.sequences
+        self._note_change()
 
     def report(self, load: EngineLoad, now: float) -> None:
         """Take note of what the engine reports."""
         self.load = load
         self._kv_share.report(load.preemptions, now)
+        self._note_change()
+
+    def report_step(self, step_s: float, tokens: int, contexts: int, sequences: int) -> None:
+        """Take note of what the engine's last step did, and of how long it took.
+
+        Engines prefill in order of arrival, so that what is done belongs to the oldest prompt.
+        """
+        self.step_model.observe(step_s, tokens, contexts, sequences)
+        self._prefilled_tokens += max(0, tokens - self._decoded_tokens)
+        self._decoded_tokens = self.decoding
+        if not self._prefilling:
+            self._prefilled_tokens = 0
+        self._note_change()
+
+    def fill_prefill_bucket(self, tokens_per_s: float, limit_tokens: float, now: float) -> None:
+        """Let in the prefill that the time since the last call allows. Without any call there is no limit."""
+        self.prefill_bucket.fill(tokens_per_s, limit_tokens, now)
+        self._note_change()
+
+    def _note_change(self) -> None:
+        oldest_tokens = next(iter(self._prefilling.values()), 1)
+        self.pending_prefill_tokens = self.prefill_tokens - max(0, min(self._prefilled_tokens, oldest_tokens - 1))
+        self.is_open = not self._reservations or (
+            self.pending_prefill_tokens < self.capacity.max_step_tokens
+            and self.sequences < self.capacity.max_sequences
+            and (self.prefill_bucket.is_open or not self.decoding)
+        )
+        self._changed[self.worker_id] = self
 
 
 def _kv_tokens(request: Request, expected_tokens: int) -> int:
@@ -148,6 +221,7 @@ class Fleet:
 
     def __init__(self) -> None:
         self._workers: dict[str, WorkerState] = {}
+        self._changed: dict[str, WorkerState] = {}
 
     def __len__(self) -> int:
         return len(self._workers)
@@ -161,14 +235,30 @@ class Fleet:
         return self._workers.get(worker_id)
 
     def join(self, worker_id: str, capacity: Capacity) -> None:
-        """Add a worker, idle. ValueError when it is there already."""
+        """Add a worker, idle. ValueError when it is there already.
+
+        Until it has been seen to step, it is taken to be as fast as one of the same capacity.
+        """
         if worker_id in self._workers:
             raise ValueError(f"worker {worker_id} has joined already")
-        self._workers[worker_id] = WorkerState(worker_id, capacity)
+        alike = (worker for worker in self if worker.capacity == capacity)
+        worker = WorkerState(worker_id, capacity, self._changed)
+        if peer := next(alike, None):
+            worker.step_model = StepModel.like(peer.step_model)
+        self._workers[worker_id] = worker
 
     def lose(self, worker_id: str) -> WorkerState | None:
         """Take a worker out, with its ledger as it stands; None when it is not there."""
-        return self._workers.pop(worker_id, None)
+        worker = self._workers.pop(worker_id, None)
+        if worker:
+            self._changed[worker_id] = worker
+        return worker
+
+    def take_changed(self) -> list[str]:
+        """The workers that have come, changed or gone since the last call."""
+        changed = list(self._changed)
+        self._changed.clear()
+        return changed
 
     def fits(self, request: Request) -> bool:
         """Whether some worker could run the request if it ran nothing else."""

@@ -1,13 +1,17 @@
 """Who is served first: the policies, one small class each."""
 
+from collections.abc import Mapping
 from typing import Literal, Protocol
 
+from scheduler.core.discipline import Books, Discipline
+from scheduler.core.feasible_edf import FeasibleEdf, FeasibleEdfDiscipline
 from scheduler.core.request import Request
+from scheduler.core.service_class import SHIPPED_CLASSES, ServiceClass
 
-PolicyName = Literal["strict-priority", "fcfs"]
+PolicyName = Literal["feasible-edf", "strict-priority", "fcfs"]
 
 
-class Policy(Protocol):
+class Order(Protocol):
     """An order of service."""
 
     def key(self, request: Request) -> float:
@@ -16,6 +20,10 @@ class Policy(Protocol):
         It is asked once, when the request joins the queue.
         """
         ...
+
+
+Policy = FeasibleEdf | Order
+"""A value; several schedulers may share one."""
 
 
 class StrictPriority:
@@ -45,10 +53,32 @@ class Fcfs:
         return request.arrival_s
 
 
-def make_policy(name: PolicyName, aging_s: float) -> Policy:
-    """The policy of that name. ``aging_s``: seconds of waiting worth one step of priority, where the policy ages."""
+def make_policy(
+    name: PolicyName,
+    aging_s: float,
+    classes: Mapping[str, ServiceClass] = SHIPPED_CLASSES,
+    tenant_weights: Mapping[str, float] | None = None,
+) -> Policy:
+    """The policy of that name.
+
+    Args:
+        name: Which one.
+        aging_s: Seconds of waiting worth one step of priority, where the policy ages.
+        classes: What each class is promised, where the policy promises anything.
+        tenant_weights: What tenants are entitled to relative to each other, where the policy is fair to tenants.
+
+    """
     match name:
+        case "feasible-edf":
+            return FeasibleEdf(classes, tenant_weights or {})
         case "strict-priority":
             return StrictPriority(aging_s)
         case "fcfs":
             return Fcfs()
+
+
+def discipline_of(policy: Policy, books: Books) -> Discipline:
+    """What carries the policy out for one scheduler."""
+    if isinstance(policy, FeasibleEdf):
+        return FeasibleEdfDiscipline(policy, books)
+    return Discipline(policy.key, books)

@@ -8,6 +8,7 @@ from scheduler.core.request import Priority, Request
 
 # A sort key, a serial number that decides ties and is never equal, and the request, which is never compared.
 _Entry = tuple[float, int, Request]
+RELEGATED = 1e12
 
 
 class WaitingQueue:
@@ -38,8 +39,12 @@ class WaitingQueue:
 
     def push(self, request: Request) -> None:
         """Add a request whose id is not in the queue."""
+        self.push_at(self._key(request), request)
+
+    def push_at(self, key: float, request: Request) -> None:
+        """Add a request whose id is not in the queue, with a key of its own."""
         serial = next(self._serials)
-        by_service = (self._key(request), serial, request)
+        by_service = (key, serial, request)
         by_deadline = (request.deadline_s, serial, request)
         insort(self._by_service, by_service)
         insort(self._by_deadline, by_deadline)
@@ -69,6 +74,14 @@ class WaitingQueue:
             self.remove(request.request_id)
             expired.append(request)
         return expired
+
+    def relegate(self, request_id: str) -> None:
+        """Move a request that is there behind all that have not been moved, among those by deadline."""
+        by_service, by_deadline = self._entries[request_id]
+        del self._by_service[bisect_left(self._by_service, by_service)]
+        moved = (RELEGATED + by_deadline[0], by_service[1], by_service[2])
+        insort(self._by_service, moved)
+        self._entries[request_id] = (moved, by_deadline)
 
     def position(self, request_id: str) -> int:
         """How many requests are served before this one. KeyError when it is not there."""

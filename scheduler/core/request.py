@@ -12,6 +12,9 @@ class Priority(IntEnum):
     LOW = 2
 
 
+CLASS_OF_PRIORITY = {priority: priority.name.lower() for priority in Priority}
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """A request as the scheduler sees it: sizes and times, never text.
@@ -24,6 +27,10 @@ class Request:
         prompt_tokens: Tokens of the prompt; at least 1.
         max_tokens: Most new tokens of one sequence; at least 1.
         sequences: How many sequences are generated from the prompt; at least 1.
+        service_class: Name of the service class that it belongs to; empty: the lower-case name of its priority.
+        tenant: Whom it is served for; empty: nobody in particular.
+        prefix: Opaque key of the prompt's beginning, the same for prompts that begin alike; empty: none.
+        prefix_tokens: Tokens of the prompt that the key stands for.
 
     """
 
@@ -34,3 +41,12 @@ class Request:
     prompt_tokens: int
     max_tokens: int
     sequences: int = 1
+    service_class: str = ""
+    tenant: str = ""
+    prefix: str = ""
+    prefix_tokens: int = 0
+
+    @property
+    def class_name(self) -> str:
+        """The name of its service class."""
+        return self.service_class or CLASS_OF_PRIORITY[self.priority]

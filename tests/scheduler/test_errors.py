@@ -49,6 +49,8 @@ ALL = [
     (Rejected(RejectReason.QUEUE_FULL, 0.0), grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL", 0.1),
     (Rejected(RejectReason.DEADLINE_PASSED), grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE_PASSED", 0.1),
     (Rejected(RejectReason.TOO_LARGE), grpc.StatusCode.FAILED_PRECONDITION, "TOO_LARGE", None),
+    (Rejected(RejectReason.INFEASIBLE), grpc.StatusCode.DEADLINE_EXCEEDED, "INFEASIBLE", None),
+    (Rejected(RejectReason.INFEASIBLE_NOW, 2.0), grpc.StatusCode.RESOURCE_EXHAUSTED, "INFEASIBLE_NOW", 2.0),
     (Rejected(RejectReason.NO_WORKER), grpc.StatusCode.UNAVAILABLE, "NO_WORKER", 1.0),
     (Expired("queue", RECEIPT), grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE_IN_QUEUE", None),
     (Expired("running", RECEIPT), grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE_WHILE_RUNNING", None),

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from common.simulated_batch import SimulatedBatch
 from sluice.v1 import generation_pb2
 from sluice.worker.v1 import worker_pb2
 from tests.worker.collecting import CollectingEngine
 from tests.worker.engine_contract import LENGTH, PROMPT, STOP, EngineContract
 from worker.config import WorkerSettings
 from worker.engine import EngineStartError
-from worker.simulated_batch import SimulatedBatch
 from worker.simulated_engine import SimulatedEngine, SimulatedEngineOptions, options_from
 
 AS_FAST_AS_POSSIBLE = 0.0

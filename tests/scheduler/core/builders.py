@@ -18,5 +18,21 @@ def make_request(
     prompt_tokens: int = 10,
     max_tokens: int = 100,
     sequences: int = 1,
+    service_class: str = "",
+    tenant: str = "",
+    prefix: str = "",
+    prefix_tokens: int = 0,
 ) -> Request:
-    return Request(request_id, priority, arrival_s, deadline_s, prompt_tokens, max_tokens, sequences)
+    return Request(
+        request_id,
+        priority,
+        arrival_s,
+        deadline_s,
+        prompt_tokens,
+        max_tokens,
+        sequences,
+        service_class,
+        tenant,
+        prefix,
+        prefix_tokens,
+    )

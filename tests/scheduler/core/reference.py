@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from scheduler.core.decisions import Decision, Expire, Lose, Reject, RejectReason, Start, Wait
 from scheduler.core.fleet import Capacity, WorkerState
-from scheduler.core.policy import Policy
+from scheduler.core.policy import Order
 from scheduler.core.request import Priority, Request
 
 
@@ -19,7 +19,7 @@ class Placed:
 
 @dataclass
 class Reference:
-    policy: Policy
+    policy: Order
     max_queued_requests: int
     waiting: list[Request] = field(default_factory=list)
     running: dict[str, Placed] = field(default_factory=dict)

@@ -118,3 +118,39 @@ def test_the_estimate_follows_a_change_of_pace() -> None:
     for number in range(1, 61):
         rate.observe(1, 1_000, 20.0 + number * 2.0)
     assert rate.wait_s(0) == pytest.approx(2.0, rel=0.1)
+
+
+def test_a_class_of_its_own_learns_for_itself() -> None:
+    lengths = OutputLength()
+    lengths.observe(make_request(service_class="code"), 9)
+    assert lengths.expected_tokens(make_request(service_class="code")) == 9
+    assert lengths.expected_tokens(make_request()) == COLD_START_TOKENS
+
+
+def test_a_tenant_counts_for_itself_from_its_twentieth_answer() -> None:
+    lengths = OutputLength()
+    for _ in range(19):
+        lengths.observe(make_request(tenant="brief"), 10)
+    for _ in range(19):
+        lengths.observe(make_request(tenant="wordy"), 50)
+    assert lengths.expected_tokens(make_request(tenant="brief")) == 30
+    lengths.observe(make_request(tenant="brief"), 10)
+    assert lengths.expected_tokens(make_request(tenant="brief")) == 10
+    assert lengths.expected_tokens(make_request(tenant="unheard of")) == 30
+
+
+def test_a_high_length_is_known_from_twenty_answers() -> None:
+    lengths = OutputLength()
+    for tokens in range(1, 20):
+        lengths.observe(make_request(), tokens)
+    assert lengths.high_tokens("normal") is None
+    lengths.observe(make_request(), 20)
+    assert lengths.high_tokens("normal") == 18
+
+
+def test_half_of_what_was_learnt_can_be_forgotten() -> None:
+    lengths = OutputLength()
+    for tokens in (90, 90, 10, 10):
+        lengths.observe(make_request(), tokens)
+    lengths.forget_half("normal")
+    assert lengths.expected_tokens(make_request()) == 10

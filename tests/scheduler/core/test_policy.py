@@ -1,12 +1,12 @@
 from collections.abc import Iterable
 
-from scheduler.core.policy import Fcfs, Policy, StrictPriority, make_policy
+from scheduler.core.policy import Fcfs, Order, StrictPriority, make_policy
 from scheduler.core.queue import WaitingQueue
 from scheduler.core.request import Priority, Request
 from tests.scheduler.core.builders import make_request
 
 
-def order(policy: Policy, requests: Iterable[Request]) -> list[str]:
+def order(policy: Order, requests: Iterable[Request]) -> list[str]:
     queue = WaitingQueue(policy.key)
     for request in requests:
         queue.push(request)
@@ -53,5 +53,7 @@ def test_policies_are_made_by_name() -> None:
     high = make_request(priority=Priority.HIGH)
     low = make_request(priority=Priority.LOW, arrival_s=-1.0)
     strict, fcfs = make_policy("strict-priority", 3.0), make_policy("fcfs", 3.0)
+    assert isinstance(strict, StrictPriority)
+    assert isinstance(fcfs, Fcfs)
     assert (strict.key(high), strict.key(low)) == (0.0, 5.0)
     assert (fcfs.key(high), fcfs.key(low)) == (0.0, -1.0)

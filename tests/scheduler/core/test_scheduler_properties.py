@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from scheduler.core.decisions import Decision
 from scheduler.core.fleet import Capacity
-from scheduler.core.policy import PolicyName, make_policy
+from scheduler.core.policy import Fcfs, Order, StrictPriority
 from scheduler.core.request import Priority, Request
 from scheduler.core.scheduler import Scheduler
 from tests.scheduler.core.ledgers import check_ledgers
@@ -52,12 +52,12 @@ SHAPES = st.builds(
 
 class SchedulerMachine(RuleBasedStateMachine):
     @initialize(
-        policy=st.sampled_from(["strict-priority", "fcfs"]),
+        policy=st.sampled_from([StrictPriority(aging_s=3.0), Fcfs()]),
         max_queued_requests=st.sampled_from([20, 4, 0]),
         capacities=st.lists(CAPACITIES, min_size=1, max_size=2),
     )
-    def begin(self, policy: PolicyName, max_queued_requests: int, capacities: list[Capacity]) -> None:
-        self.policy = make_policy(policy, aging_s=3.0)
+    def begin(self, policy: Order, max_queued_requests: int, capacities: list[Capacity]) -> None:
+        self.policy = policy
         self.max_queued_requests = max_queued_requests
         self.scheduler = Scheduler(self.policy, max_queued_requests)
         self.reference = Reference(self.policy, max_queued_requests)

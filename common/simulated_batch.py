@@ -1,17 +1,18 @@
 """The arithmetic of an engine: which sequences share a step, how long it takes, what the KV cache holds.
 
 Pure and deterministic: the caller owns the clock and decides when a sequence ends. The rules are those of vLLM's
-scheduler: a token budget per step that running sequences use first; then waiting ones, first come first served, each
-only when its whole prompt finds room in the KV cache; chunked prefill; the tail is preempted, and computed again
-later, when the cache runs out.
+scheduler: a token budget per step that running sequences use first; then waiting ones, by priority and then first come
+first served, each only when its whole prompt finds room in the KV cache; chunked prefill; the last in that order is
+preempted, and computed again later, when the cache runs out. As in vLLM, nothing is preempted for one that waits.
 
 All decoding sequences advance together, one token a step. So a step keeps sums over them instead of visiting each,
 and costs the same for one as for a thousand.
 """
 
-from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass
+from heapq import heappop, heappush
+from itertools import count
 from typing import Generic, NamedTuple, TypeVar
 
 BLOCK_TOKENS = 16
@@ -35,6 +36,15 @@ class StepModel:
     per_token_s: float
     per_context_token_s: float
     per_sequence_s: float
+
+    def duration_s(self, tokens: int, contexts: int, sequences: int) -> float:
+        """Time of a step that computes ``tokens``, with ``contexts`` attended to by ``sequences``."""
+        return (
+            self.base_s
+            + self.per_token_s * tokens
+            + self.per_context_token_s * contexts
+            + self.per_sequence_s * sequences
+        )
 
     def faster(self, factor: float) -> "StepModel":
         """Return the model of an engine that is ``factor`` times as fast."""
@@ -76,6 +86,9 @@ class StepOutcome(NamedTuple, Generic[Key]):
         prefilled: Sequences that computed part of their prompt (or recomputed after a preemption), and how many tokens.
         sampled: Sequences that got one more output token, in order of running.
         preempted: Sequences that lost their KV cache and wait again.
+        tokens: Tokens computed, prefill and decode alike.
+        contexts: Tokens of context that the decoding sequences attended to, all together.
+        sequences: Sequences in the batch.
 
     """
 
@@ -83,21 +96,26 @@ class StepOutcome(NamedTuple, Generic[Key]):
     prefilled: list[tuple[Key, int]]
     sampled: list[Key]
     preempted: list[Key]
+    tokens: int
+    contexts: int
+    sequences: int
 
 
 class _Sequence(Generic[Key]):
     """One sequence's ledger.
 
     Attributes:
+        rank: Its place among all that came: priority, then order of coming. Kept through preemptions.
         tokens: Prompt and output so far; for a decoding sequence less the batch's clock, so that it never changes.
         computed: How many of them are in the KV cache, until it decodes: then all but the last.
 
     """
 
-    __slots__ = ("computed", "key", "tokens")
+    __slots__ = ("computed", "key", "rank", "tokens")
 
-    def __init__(self, key: Key, tokens: int) -> None:
+    def __init__(self, key: Key, rank: tuple[int, int], tokens: int) -> None:
         self.key = key
+        self.rank = rank
         self.tokens = tokens
         self.computed = 0
 
@@ -116,7 +134,9 @@ class SimulatedBatch(Generic[Key]):
         self._model = step_model
         self._kv_tokens = capacity.kv_cache_tokens // BLOCK_TOKENS * BLOCK_TOKENS
         self._free_tokens = self._kv_tokens
-        self._waiting: OrderedDict[Key, _Sequence[Key]] = OrderedDict()
+        self._arrivals = count()
+        self._waiting: dict[Key, _Sequence[Key]] = {}
+        self._by_rank: list[tuple[tuple[int, int], Key]] = []  # A heap; those that were dropped are still in it.
         # Running are those that decode, in order, and then at most one whose prefill took the rest of a step.
         self._decoding: dict[Key, _Sequence[Key]] = {}
         self._prefilling: _Sequence[Key] | None = None
@@ -143,12 +163,12 @@ class SimulatedBatch(Generic[Key]):
         """Share of the KV cache that is in use, 0 to 1."""
         return 1 - self._free_tokens / self._kv_tokens
 
-    def add(self, key: Key, prompt_tokens: int) -> None:
-        """Let a sequence wait for the batch.
+    def add(self, key: Key, prompt_tokens: int, priority: int = 0) -> None:
+        """Let a sequence wait for the batch, behind those of a lower or the same ``priority``.
 
         Its prompt and output together must fit into the KV cache: a sequence that outgrows it never runs again.
         """
-        self._waiting[key] = _Sequence(key, prompt_tokens)
+        self._wait(_Sequence(key, (priority, next(self._arrivals)), prompt_tokens))
 
     def drop(self, key: Key) -> None:
         """Take a sequence out, ended or aborted, and free what it held. Unknown keys are ignored."""
@@ -171,21 +191,16 @@ class SimulatedBatch(Generic[Key]):
         if not preempted:
             left = self._admit_waiting(left, prefilled)
         self.steps += 1
-        model = self._model
-        duration_s = (
-            model.base_s
-            + model.per_token_s * (self._capacity.max_step_tokens - left)
-            + model.per_context_token_s * contexts
-            + model.per_sequence_s * self.running
-        )
-        return StepOutcome(duration_s, prefilled, list(self._decoding), preempted)
+        tokens = self._capacity.max_step_tokens - left
+        duration_s = self._model.duration_s(tokens, contexts, self.running)
+        return StepOutcome(duration_s, prefilled, list(self._decoding), preempted, tokens, contexts, self.running)
 
     def _make_room_to_decode(self) -> list[Key]:
         """Reserve this step's new blocks of the decoding sequences; return who was preempted for that."""
         preempted: list[Key] = []
         phase = self.steps % BLOCK_TOKENS
         while self._need_block_at[phase] * BLOCK_TOKENS > self._free_tokens:
-            preempted.append(self._preempt_tail())
+            preempted.append(self._preempt(self._last_running()))
         self._free_tokens -= self._need_block_at[phase] * BLOCK_TOKENS
         return preempted
 
@@ -195,15 +210,14 @@ class SimulatedBatch(Generic[Key]):
         """Compute the next chunk of the one running prefill, or preempt it; return the tokens computed."""
         new = min(sequence.tokens - sequence.computed, budget)
         if _whole_blocks(sequence.computed + new) - _whole_blocks(sequence.computed) > self._free_tokens:
-            preempted.append(self._preempt_tail())
+            preempted.append(self._preempt(sequence))
             return 0
         self._compute(sequence, new, prefilled)
         return new
 
     def _admit_waiting(self, budget: int, prefilled: list[tuple[Key, int]]) -> int:
         """Start waiting sequences while budget, slots and blocks last; return the budget left."""
-        while self._waiting and budget and self.running < self._capacity.max_sequences:
-            sequence = next(iter(self._waiting.values()))
+        while budget and self.running < self._capacity.max_sequences and (sequence := self._first_waiting()):
             if _whole_blocks(sequence.tokens) > self._free_tokens:
                 break
             del self._waiting[sequence.key]
@@ -228,16 +242,32 @@ class SimulatedBatch(Generic[Key]):
         self._offsets_sum += sequence.tokens
         self._need_block_at[(1 - sequence.tokens) % BLOCK_TOKENS] += 1
 
-    def _preempt_tail(self) -> Key:
-        """Move the last running sequence back to the front of those waiting."""
-        victim = self._prefilling
-        if victim:
+    def _wait(self, sequence: _Sequence[Key]) -> None:
+        self._waiting[sequence.key] = sequence
+        heappush(self._by_rank, (sequence.rank, sequence.key))
+
+    def _first_waiting(self) -> _Sequence[Key] | None:
+        while self._by_rank:
+            rank, key = self._by_rank[0]
+            sequence = self._waiting.get(key)
+            if sequence and sequence.rank == rank:
+                return sequence
+            heappop(self._by_rank)
+        return None
+
+    def _last_running(self) -> _Sequence[Key]:
+        running = list(self._decoding.values())
+        if self._prefilling:
+            running.append(self._prefilling)
+        return max(running, key=lambda sequence: sequence.rank)
+
+    def _preempt(self, victim: _Sequence[Key]) -> Key:
+        """Move a running sequence back to those waiting."""
+        if victim is self._prefilling:
             self._stop_prefilling(victim)
         else:
-            _, victim = self._decoding.popitem()
-            self._stop_decoding(victim)
-        self._waiting[victim.key] = victim
-        self._waiting.move_to_end(victim.key, last=False)
+            self._stop_decoding(self._decoding.pop(victim.key))
+        self._wait(victim)
         self.preemptions += 1
         return victim.key
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from worker.simulated_batch import BLOCK_TOKENS, H200, BatchCapacity, SimulatedBatch, StepModel, StepOutcome
+from common.simulated_batch import BLOCK_TOKENS, H200, BatchCapacity, SimulatedBatch, StepModel, StepOutcome
 
 COUNTING = StepModel(base_s=0.0, per_token_s=1000.0, per_context_token_s=1.0, per_sequence_s=0.0)
 
@@ -126,6 +126,47 @@ def test_a_preempted_sequence_goes_before_those_that_wait() -> None:
     assert batch.step().sampled == ["second", "third"]
 
 
+def test_a_lower_priority_number_goes_first_and_equal_ones_as_they_came() -> None:
+    batch = make_batch(max_sequences=1)
+    for key, priority in (("late", 2), ("first", 1), ("second", 1), ("urgent", 0)):
+        batch.add(key, 5, priority)
+    order = []
+    while batch:
+        (key,) = batch.step().sampled
+        batch.drop(key)
+        order.append(key)
+    assert order == ["urgent", "first", "second", "late"]
+
+
+def test_nothing_is_preempted_for_a_more_urgent_one_that_waits() -> None:
+    batch = make_batch(max_sequences=1)
+    batch.add("running", 5, 2)
+    batch.step()
+    batch.add("urgent", 5, 0)
+    assert batch.step().sampled == ["running"]
+
+
+def test_the_least_urgent_is_preempted_first_and_keeps_its_place() -> None:
+    batch = make_batch(kv_cache_tokens=64)
+    batch.add("low", 16, 1)
+    batch.step()
+    batch.add("high", 30, 0)
+    batch.add("other", 1, 1)
+    outcomes = [batch.step() for _ in range(15)]
+    assert [outcome.preempted for outcome in outcomes if outcome.preempted] == [["low"]]
+    batch.drop("high")
+    assert [key for key, _ in batch.step().prefilled] == ["low", "other"]
+
+
+def test_a_sequence_dropped_while_it_waits_never_runs() -> None:
+    batch = make_batch(max_sequences=1)
+    batch.add("a", 5)
+    batch.add("b", 5)
+    batch.drop("a")
+    batch.add("a", 7)
+    assert batch.step().prefilled == [("b", 5)]
+
+
 @pytest.mark.parametrize("steps", [0, 1, 2, 20])
 def test_a_dropped_sequence_gives_everything_back(steps: int) -> None:
     batch = make_batch()
@@ -203,7 +244,7 @@ class VisitingBatch:
         self.waiting = deque(sequence for sequence in self.waiting if sequence.key != key)
 
     def step(self) -> StepOutcome[int]:
-        outcome = StepOutcome[int](0.0, [], [], [])
+        outcome = StepOutcome[int](0.0, [], [], [], 0, 0, 0)
         budget = self.capacity.max_step_tokens
         contexts = 0
         for sequence in self.running:  # Loses its tail on the way.
@@ -222,7 +263,9 @@ class VisitingBatch:
             self.running.append(self.waiting.popleft())
             new = min(self.running[-1].tokens, budget)
             budget -= self._compute(self.running[-1], new, outcome)
-        return outcome._replace(duration_s=(self.capacity.max_step_tokens - budget) * 1000.0 + contexts)
+        tokens = self.capacity.max_step_tokens - budget
+        duration_s = tokens * 1000.0 + contexts
+        return outcome._replace(duration_s=duration_s, tokens=tokens, contexts=contexts, sequences=len(self.running))
 
     @staticmethod
     def _compute(sequence: Visited, new: int, outcome: StepOutcome[int]) -> int:

@@ -1,0 +1,81 @@
+"""How a policy is carried out: the order of service, and what the scheduler asks of it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from scheduler.core.decisions import Reject
+from scheduler.core.estimate import DrainRate, OutputLength
+from scheduler.core.fleet import Fleet, WorkerState
+from scheduler.core.placement import choose_worker
+from scheduler.core.queue import WaitingQueue
+from scheduler.core.request import Request
+
+
+@dataclass(frozen=True, slots=True)
+class Books:
+    """What the scheduler knows, shared with its discipline."""
+
+    fleet: Fleet = field(default_factory=Fleet)
+    output_length: OutputLength = field(default_factory=OutputLength)
+    drain_rate: DrainRate = field(default_factory=DrainRate)
+
+
+class Placement(NamedTuple):
+    """A waiting request that can start now: where, and the output to expect of each of its sequences."""
+
+    request: Request
+    worker: WorkerState
+    expected_tokens: int
+
+
+class Discipline:
+    """One queue by a key; its head starts as soon as a worker has the credit, nothing passes it, nothing is shed.
+
+    Attributes:
+        waiting: Who waits. Requests join it by ``admit`` alone; anyone may take them out.
+
+    """
+
+    def __init__(self, key: Callable[[Request], float], books: Books) -> None:
+        self.waiting = WaitingQueue(key)
+        self._books = books
+
+    def admit(self, request: Request, now: float) -> Reject | None:
+        """Let a request wait, or refuse it."""
+        self.waiting.push(request)
+        return None
+
+    def shed(self, now: float) -> list[Reject]:
+        """Give up what cannot be kept any more."""
+        return []
+
+    def next_start(self, now: float) -> Placement | None:
+        """Who starts next, and where; None when nobody can."""
+        head = self.waiting.head()
+        return self._place(head) if head else None
+
+    def started(self, placement: Placement, now: float) -> None:
+        """A request has started."""
+
+    def released(self, request: Request, *, started_s: float, now: float) -> None:
+        """A request runs no more, whatever the reason."""
+
+    def completed(self, request: Request, now: float) -> None:
+        """A request came to its own end."""
+
+    def reported(self, worker: WorkerState, now: float) -> None:
+        """A worker's engine has reported."""
+
+    def wait_s(self, request_id: str) -> float | None:
+        """Estimated seconds until a waiting request starts; None while there is nothing to tell from."""
+        return self._books.drain_rate.wait_s(self.waiting.position(request_id))
+
+    def next_due_s(self) -> float | None:
+        """When time alone next changes something; None when nothing waits."""
+        return self.waiting.next_deadline_s()
+
+    def _place(self, request: Request) -> Placement | None:
+        expected_tokens = self._books.output_length.expected_tokens(request)
+        worker = choose_worker(self._books.fleet, request, expected_tokens)
+        return Placement(request, worker, expected_tokens) if worker else None

@@ -1,0 +1,223 @@
+"""Feasible EDF with value shedding: start in order of urgency, and keep only what can be in time."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import count, islice
+
+from scheduler.core.backlog import Job, Worth
+from scheduler.core.decisions import Reject, RejectReason
+from scheduler.core.discipline import Books, Discipline, Placement
+from scheduler.core.fleet import WorkerState
+from scheduler.core.forecast import Forecast
+from scheduler.core.placement import choose_soonest
+from scheduler.core.promised_queue import PromisedQueue
+from scheduler.core.request import Request
+from scheduler.core.service_class import SHIPPED_CLASSES, ServiceClass
+from scheduler.core.service_share import ServiceShare
+
+PLAN_EVERY_S = 0.05
+REVALUE_EVERY_S = 1.0
+PROBE_AFTER_S = 10.0
+LEAST_RETRY_S = 0.1
+USED_SLACK_SHARE = 0.25
+BYPASS_REQUESTS = 4
+BYPASS_AMONG = 8
+BYPASS_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class FeasibleEdf:
+    """The policy.
+
+    Attributes:
+        classes: What each class is promised, by its name; every request's class must be among them.
+        tenant_weights: What tenants are entitled to relative to each other; 1 for those not named.
+
+    """
+
+    classes: Mapping[str, ServiceClass] = field(default_factory=lambda: SHIPPED_CLASSES)
+    tenant_weights: Mapping[str, float] = field(default_factory=dict)
+
+
+class FeasibleEdfDiscipline(Discipline):
+    """Carries the policy out.
+
+    Every request waits with a promise, unless it is relegated (its class prefers that to a refusal; it starts when
+    nothing promised waits) or a probe (its class has been refused so long that nothing more is learnt about it; one at
+    a time is kept whatever the plan says). Promises are checked at every arrival, and at least every 50 ms while
+    anything happens: between arrivals load only shrinks, so that a promise that was good rarely goes bad.
+    """
+
+    waiting: PromisedQueue
+
+    def __init__(self, policy: FeasibleEdf, books: Books) -> None:
+        self.waiting = PromisedQueue()
+        self._books = books
+        self._classes = policy.classes
+        self._forecast = Forecast(policy.classes, books)
+        self._serials = count()
+        self._plan_due_s = 0.0
+        self._tenant_service = ServiceShare(policy.tenant_weights)
+        self._class_service = ServiceShare()
+        self._discounts: Mapping[str, float] = {}
+        self._below_floor: frozenset[str] = frozenset()
+        self._valued_s = 0.0
+        self._epoch = 0
+        self._running: Counter[str] = Counter()
+        self._fed_s: dict[str, float] = {}
+        self._blocked: tuple[str, float] = ("", 0.0)
+        self._bypasses = 0
+
+    def admit(self, request: Request, now: float) -> Reject | None:
+        """Promise the request what its class is promised, unless not even an idle worker could keep that."""
+        self._fed_s.setdefault(request.class_name, now)
+        if not self._forecast.feasible_when_idle(request, now):
+            self.waiting.push(request)
+            return self._give_up(request, None, now)
+        self.waiting.promise(self._job(request))
+        self._plan_due_s = now
+        return None
+
+    def shed(self, now: float) -> list[Reject]:
+        """Give up those that cannot be in time besides others that are worth more."""
+        backlog = self.waiting.backlog
+        first_due_s = backlog.first_due_s()
+        if first_due_s is None or not self._books.fleet or now < min(self._plan_due_s, first_due_s):
+            return []
+        self._plan_due_s = now + PLAN_EVERY_S
+        self._revalue(now)
+        shed = backlog.shed(self._forecast.supply(), self._worth, epoch=self._epoch, now=now)
+        refusals = (self._break_promise(job, now) for job in shed)
+        return [refusal for refusal in refusals if refusal]
+
+    def next_start(self, now: float) -> Placement | None:
+        """The head of a class far below its floor, or else the most urgent; smaller ones may pass it for a moment."""
+        head = self.waiting.head()
+        if head is None or not any(worker.is_open for worker in self._books.fleet):
+            return None
+        for request in (*self._underserved(now), head):
+            if placement := self._place(request):
+                return placement
+        return self._bypass(head, now)
+
+    def started(self, placement: Placement, now: float) -> None:
+        """Charge tenant and class with what the request will cost."""
+        request = placement.request
+        cost_s = self._forecast.cost_s(request)
+        self._tenant_service.add(request.tenant, cost_s, now)
+        self._class_service.add(request.class_name, cost_s, now)
+        self._running[request.class_name] += 1
+
+    def released(self, request: Request, *, started_s: float, now: float) -> None:
+        """Learn how long what it held was held."""
+        self._running[request.class_name] -= 1
+        self._forecast.residence.observe(request.sequences, self._kv_tokens(request), now - started_s)
+
+    def completed(self, request: Request, now: float) -> None:
+        """The class is not starved of answers to learn from."""
+        self._fed_s[request.class_name] = now
+
+    def reported(self, worker: WorkerState, now: float) -> None:
+        """Give the worker the prefill that the time since its last report allows."""
+        self._forecast.fill_bucket(worker, now)
+
+    def wait_s(self, request_id: str) -> float | None:
+        """Estimated seconds until a waiting request starts; those without a promise wait for all that have one."""
+        if not self._books.fleet:
+            return None
+        supply, backlog, job = self._forecast.supply(), self.waiting.backlog, self.waiting.job(request_id)
+        return backlog.wait_s(supply, job) if job else backlog.drained_s(supply)
+
+    def next_due_s(self) -> float | None:
+        """The next deadline, or the next moment at which a promise is broken."""
+        deadline_s = self.waiting.next_deadline_s()
+        first_due_s = self.waiting.backlog.first_due_s() if self._books.fleet else None
+        return min((each for each in (deadline_s, first_due_s) if each is not None), default=None)
+
+    def _job(self, request: Request) -> Job:
+        service_class = self._classes[request.class_name]
+        return Job(
+            self._forecast.urgent_s(request),
+            next(self._serials),
+            self._forecast.due_s(request),
+            request.prompt_tokens,
+            request.sequences,
+            self._kv_tokens(request),
+            service_class.weight / self._forecast.cost_s(request),
+            request,
+        )
+
+    def _kv_tokens(self, request: Request) -> int:
+        return request.prompt_tokens + request.sequences * self._books.output_length.expected_tokens(request)
+
+    def _worth(self, job: Job) -> Worth:
+        request = job.request
+        return request.class_name in self._below_floor, job.value * self._discounts.get(request.tenant, 1.0)
+
+    def _revalue(self, now: float) -> None:
+        """Renew once a second what changes slowly, so that a plan need not look at every job."""
+        if now < self._valued_s + REVALUE_EVERY_S and self._epoch:
+            return
+        self._valued_s = now
+        self._epoch += 1
+        self._forecast.renew_targets()
+        self._discounts = self._tenant_service.discounts()
+        self._below_floor = frozenset(
+            each.name for each in self._classes.values() if self._class_service.share(each.name) < each.floor
+        )
+
+    def _break_promise(self, job: Job, now: float) -> Reject | None:
+        self.waiting.break_promise(job.request.request_id)
+        return self._give_up(job.request, job, now)
+
+    def _give_up(self, request: Request, job: Job | None, now: float) -> Reject | None:
+        """Refuse a waiting request to which nothing is promised any more, or keep it as a probe or relegated.
+
+        ``job``: what the plan saw of it; None: no plan could have kept it.
+        """
+        if self._is_starved(request.class_name, now):
+            self._fed_s[request.class_name] = now
+            self._books.output_length.forget_half(request.class_name)
+            return None
+        if self._classes[request.class_name].on_infeasible == "relegate":
+            self.waiting.relegate(request.request_id)
+            return None
+        self.waiting.remove(request.request_id)
+        if job is None:
+            return Reject(request, RejectReason.INFEASIBLE, None)
+        supply, backlog = self._forecast.supply(), self.waiting.backlog
+        retry_after_s = max(LEAST_RETRY_S, backlog.drained_s(supply))
+        return Reject(request, RejectReason.INFEASIBLE_NOW, retry_after_s, backlog.wait_s(supply, job))
+
+    def _is_starved(self, class_name: str, now: float) -> bool:
+        return not self._running[class_name] and now - self._fed_s[class_name] >= PROBE_AFTER_S
+
+    def _underserved(self, now: float) -> list[Request]:
+        """Heads of classes under half their floor that have waited for a quarter of the time they have."""
+        heads = []
+        for each in self._classes.values():
+            job = self.waiting.first_of(each.name) if each.floor else None
+            if job and self._class_service.share(each.name) < each.floor / 2:
+                arrival_s = job.request.arrival_s
+                if now - arrival_s >= USED_SLACK_SHARE * (job.due_s - arrival_s):
+                    heads.append(job.request)
+        return heads
+
+    def _place(self, request: Request) -> Placement | None:
+        expected_tokens = self._books.output_length.expected_tokens(request)
+        worker = choose_soonest(self._books.fleet, request, expected_tokens)
+        return Placement(request, worker, expected_tokens) if worker else None
+
+    def _bypass(self, head: Request, now: float) -> Placement | None:
+        """A smaller request that fits where only the KV cache keeps the head out; few, and not for long."""
+        if self._blocked[0] != head.request_id:
+            self._blocked, self._bypasses = (head.request_id, now), 0
+        if self._bypasses >= BYPASS_REQUESTS or now > self._blocked[1] + BYPASS_S:
+            return None
+        head_tokens = self._kv_tokens(head)
+        for request in islice(self.waiting, 1, 1 + BYPASS_AMONG):
+            if self._kv_tokens(request) < head_tokens and (placement := self._place(request)):
+                self._bypasses += 1
+                return placement
+        return None

@@ -1,0 +1,71 @@
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scheduler.core.step_model import OUTLIER_FACTOR, PRIOR, StepModel
+
+# A 24 GB card, eight times slower than the prior.
+SLOW = (33.7e-3, 203e-6, 137e-9, 6e-6)
+
+
+def step_of(truth: tuple[float, float, float, float], chance: random.Random) -> tuple[float, int, int, int]:
+    sequences = chance.randint(1, 200)
+    tokens = sequences + chance.choice([0, 0, chance.randint(1, 2_000)])
+    contexts = sequences * chance.randint(100, 3_000)
+    base_s, token_s, context_s, sequence_s = truth
+    step_s = base_s + token_s * tokens + context_s * contexts + sequence_s * sequences
+    return step_s * chance.gauss(1.0, 0.03), tokens, contexts, sequences
+
+
+def fitted(truth: tuple[float, float, float, float], steps: int, model: StepModel | None = None) -> StepModel:
+    model, chance = model or StepModel(), random.Random(7)
+    for _ in range(steps):
+        model.observe(*step_of(truth, chance))
+    return model
+
+
+def test_before_the_first_step_the_guess_is_a_fast_card() -> None:
+    assert StepModel().step_s(1_000, 0, 0) == pytest.approx(PRIOR[0] + 1_000 * PRIOR[1])
+
+
+@pytest.mark.parametrize("steps", [60, 2_000])
+def test_it_learns_a_slow_card_from_its_steps(steps: int) -> None:
+    model, chance = fitted(SLOW, steps), random.Random(8)
+    errors = []
+    for _ in range(200):
+        step_s, *sizes = step_of(SLOW, chance)
+        errors.append(abs(model.step_s(*sizes) / step_s - 1))
+    assert sum(errors) / len(errors) < 0.05
+
+
+def test_it_follows_a_card_that_changes_its_speed() -> None:
+    faster = tuple(each / 2 for each in SLOW)
+    model = fitted((faster[0], faster[1], faster[2], faster[3]), 3_000, fitted(SLOW, 2_000))
+    assert model.step_s(1_000, 100_000, 50) == pytest.approx((33.7e-3 + 0.203 + 0.0137 + 0.0003) / 2, rel=0.08)
+
+
+def test_one_stall_does_not_make_every_step_look_long() -> None:
+    model = fitted(PRIOR, 200)
+    before_s = model.step_s(500, 50_000, 50)
+    model.observe(30.0, 500, 50_000, 50)
+    assert model.step_s(500, 50_000, 50) < OUTLIER_FACTOR * before_s
+
+
+def test_a_worker_like_another_begins_with_what_that_one_has_learnt() -> None:
+    learnt = fitted(SLOW, 500)
+    assert StepModel.like(learnt).step_s(700, 9_000, 9) == learnt.step_s(700, 9_000, 9)
+
+
+@given(
+    st.lists(
+        st.tuples(st.floats(0, 10), st.integers(0, 16_384), st.integers(0, 10**7), st.integers(0, 1_024)), max_size=60
+    )
+)
+def test_no_coefficient_is_ever_negative_or_without_end(steps: list[tuple[float, int, int, int]]) -> None:
+    model = StepModel()
+    for step in steps:
+        model.observe(*step)
+    for each in (model.base_s, model.per_token_s, model.per_context_token_s, model.per_sequence_s):
+        assert 0 <= each < 1e6
