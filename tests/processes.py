@@ -16,7 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 ROOT = Path(__file__).resolve().parent.parent
 SERVICE = "sluice.v1.InferenceService"
-START_S = 240.0
+START_S = 300.0
 
 
 def demo_model() -> Path:
