@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 BUF = Path(sys.executable).with_name("buf")
 GRPC = ["curl", "--protocol", "grpc", "--http2-prior-knowledge"]
+RUN_S = 60.0
 REFLECTION = "grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
 
 
@@ -32,7 +33,7 @@ class Ran(NamedTuple):
 
 
 async def run(*command: str | Path, stdin: bytes | None = None, **environment: Any) -> Ran:
-    """Run a command to its end."""
+    """Run a command to its end; TimeoutError when it does not come."""
     process = await asyncio.create_subprocess_exec(
         *map(str, command),
         stdin=asyncio.subprocess.PIPE if stdin is not None else asyncio.subprocess.DEVNULL,
@@ -41,7 +42,8 @@ async def run(*command: str | Path, stdin: bytes | None = None, **environment: A
         **environment,
     )
     try:
-        out, err = await process.communicate(stdin)
+        async with asyncio.timeout(RUN_S):
+            out, err = await process.communicate(stdin)
     finally:
         if process.returncode is None:
             process.kill()
