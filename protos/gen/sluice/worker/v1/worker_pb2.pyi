@@ -324,6 +324,42 @@ class Output(_message.Message):
 Global___Output: _TypeAlias = Output  # noqa: Y015
 
 @_typing.final
+class EngineStep(_message.Message):
+    """What one engine step did, and how long it took: from such facts the scheduler learns how fast this worker is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DURATION_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    CONTEXT_TOKENS_FIELD_NUMBER: _builtins.int
+    SEQUENCES_FIELD_NUMBER: _builtins.int
+    tokens: _builtins.int
+    """Tokens computed, prefill and decode together."""
+    context_tokens: _builtins.int
+    """Tokens of context that the decoding sequences attended to, all together."""
+    sequences: _builtins.int
+    """Sequences that took part."""
+    @_builtins.property
+    def duration(self) -> _duration_pb2.Duration:
+        """Time of the step: since the end of the step before it while there is work, else since its own beginning."""
+
+    def __init__(
+        self,
+        *,
+        duration: _duration_pb2.Duration | None = ...,
+        tokens: _builtins.int = ...,
+        context_tokens: _builtins.int = ...,
+        sequences: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_tokens", b"context_tokens", "duration", b"duration", "sequences", b"sequences", "tokens", b"tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EngineStep: _TypeAlias = EngineStep  # noqa: Y015
+
+@_typing.final
 class Load(_message.Message):
     """The engine's own counters."""
 
@@ -334,6 +370,7 @@ class Load(_message.Message):
     KV_CACHE_USAGE_FIELD_NUMBER: _builtins.int
     STEPS_FIELD_NUMBER: _builtins.int
     PREEMPTIONS_FIELD_NUMBER: _builtins.int
+    LAST_STEP_FIELD_NUMBER: _builtins.int
     running: _builtins.int
     """Requests in the engine's batch."""
     waiting: _builtins.int
@@ -344,6 +381,10 @@ class Load(_message.Message):
     """Engine steps since the worker started."""
     preemptions: _builtins.int
     """Preemptions since the worker started."""
+    @_builtins.property
+    def last_step(self) -> Global___EngineStep:
+        """The last step. Unset when there was none since the last Load, or the engine does not tell."""
+
     def __init__(
         self,
         *,
@@ -352,10 +393,11 @@ class Load(_message.Message):
         kv_cache_usage: _builtins.float = ...,
         steps: _builtins.int = ...,
         preemptions: _builtins.int = ...,
+        last_step: Global___EngineStep | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["last_step", b"last_step"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kv_cache_usage", b"kv_cache_usage", "preemptions", b"preemptions", "running", b"running", "steps", b"steps", "waiting", b"waiting"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kv_cache_usage", b"kv_cache_usage", "last_step", b"last_step", "preemptions", b"preemptions", "running", b"running", "steps", b"steps", "waiting", b"waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
