@@ -7,7 +7,6 @@ Other packages add commands of their own, so that this one need not know them: a
 
 import argparse
 import asyncio
-import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -18,11 +17,11 @@ import grpc
 from google.protobuf import json_format
 from google.protobuf.message import Message
 
-from common.client import Client, ask
-from common.launch import SCHEDULER_ADDRESS, add_up_arguments, up
-from common.rich_status import describe, read_details
+from common import explain
+from common.client import Client
+from common.launch import add_up_arguments, up
+from common.request_arguments import add_request_arguments, read_request, why_it_failed
 
-ADDRESS_VARIABLE: Final = "SLUICE_ADDRESS"
 COMMANDS: Final = "sluice.commands"
 INTERRUPTED, OUTPUT_CLOSED = 130, 141  # 128 and the signal, as shells count
 
@@ -47,7 +46,7 @@ def main() -> None:
 def generate(options: argparse.Namespace) -> int:
     """Stream one answer to standard output; return the exit status."""
     try:
-        request = _request(options)
+        request = read_request(options)
     except ValueError as error:
         sys.stderr.write(f"sluice: cannot send this: {error}\n")
         return 1
@@ -57,7 +56,7 @@ def generate(options: argparse.Namespace) -> int:
 async def _generate(request: Any, options: argparse.Namespace) -> int:
     screen = _Screen()
     try:
-        async with Client(options.address) as client:
+        async with Client(options.address, tenant=options.tenant) as client:
             async for response in client.stream(request, timeout_s=options.timeout):
                 if response.HasField("chunk"):
                     screen.write(response.chunk)
@@ -65,7 +64,7 @@ async def _generate(request: Any, options: argparse.Namespace) -> int:
                     screen.note(response)
     except grpc.aio.AioRpcError as error:
         screen.end_line()
-        sys.stderr.write(f"sluice: {_explain(error, options.address)}\n")
+        sys.stderr.write(f"sluice: {why_it_failed(error, options.address)}\n")
         return 1
     screen.end_line()
     return 0
@@ -97,31 +96,6 @@ class _Screen:
             self._in_line = False
 
 
-def _explain(error: grpc.aio.AioRpcError, address: str) -> str:
-    """Put an error into one line."""
-    text = describe(error)
-    if error.code() is grpc.StatusCode.UNAVAILABLE and not read_details(error):
-        text = f"cannot reach the scheduler at {address}: {(error.details() or '').rpartition(': ')[2]}"
-    return " ".join(text.split())
-
-
-def _request(options: argparse.Namespace) -> Any:
-    """Build the request; ValueError where a text is not UTF-8."""
-    names = ("temperature", "top_p", "top_k", "max_tokens", "seed", "stop")
-    sampling = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
-    if options.json_schema is not None:
-        sampling["structured_output"] = {"json_schema": options.json_schema}
-    text = sys.stdin.buffer.read().decode() if options.prompt == "-" else options.prompt
-    system = [{"role": "system", "content": options.system}] if options.system else []
-    return ask(
-        text if options.raw else None,
-        messages=[*system, {"role": "user", "content": text}],
-        sampling=sampling,
-        priority=options.priority,
-        time_budget_s=options.time_budget,
-    )
-
-
 def parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
     """Make the parser of a command line; its ``run`` is the subcommand's function."""
     top = argparse.ArgumentParser(prog="sluice", description="Talk to Sluice.")
@@ -129,6 +103,7 @@ def parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     own: list[tuple[str, Run, AddArguments, str]] = [
         ("generate", generate, _add_generate_arguments, "stream an answer to a prompt"),
+        ("explain", explain.run, explain.add_arguments, explain.SUMMARY),
         ("up", up, add_up_arguments, "start scheduler and workers on this machine"),
     ]
     called = arguments[0] if arguments else ""
@@ -149,43 +124,5 @@ def _added_commands(called: str) -> Iterator[tuple[str, Run, AddArguments, str]]
 
 
 def _add_generate_arguments(parser: argparse.ArgumentParser) -> None:
-    address = os.environ.get(ADDRESS_VARIABLE) or SCHEDULER_ADDRESS
-    where = f"the scheduler's HOST:PORT (default: ${ADDRESS_VARIABLE}, else {SCHEDULER_ADDRESS})"
-    parser.add_argument("prompt", help="what to ask; - reads it from standard input")
-    parser.add_argument("--address", default=address, help=where)
-    parser.add_argument("--raw", action="store_true", help="no chat template: the model continues the prompt")
-    parser.add_argument("--system", help="a system message before the prompt")
-    parser.add_argument("--priority", choices=["high", "normal", "low"], help="default: by the prompt's length")
-    parser.add_argument("--timeout", type=_seconds, metavar="S", help="the call's deadline in seconds")
-    parser.add_argument("--time-budget", type=_seconds, metavar="S", help="take what there is after so many seconds")
-    parser.add_argument("--max-tokens", type=_count, metavar="N", help="most new tokens")
-    parser.add_argument("--temperature", type=float, metavar="X", help="randomness; 0: greedy")
-    parser.add_argument("--top-p", type=float, metavar="X", help="probability mass considered")
-    parser.add_argument("--top-k", type=_count, metavar="N", help="likeliest tokens considered; 0: all")
-    parser.add_argument("--seed", type=_seed, metavar="N", help="fixes the random numbers")
-    parser.add_argument("--stop", action="append", metavar="TEXT", help="ends the answer where it occurs; repeat it")
-    parser.add_argument("--json-schema", metavar="JSON", help="the answer must match this JSON schema")
+    add_request_arguments(parser)
     parser.add_argument("--receipt", action="store_true", help="print terms and receipt to standard error")
-
-
-def _seconds(text: str) -> float:
-    value = float(text)
-    if not (value > 0 and math.isfinite(value)):
-        raise argparse.ArgumentTypeError(f"must be above 0, not {text}")
-    return value
-
-
-def _count(text: str) -> int:
-    return _integer(text, 0, 2**32 - 1)
-
-
-def _seed(text: str) -> int:
-    return _integer(text, -(2**63), 2**63 - 1)
-
-
-def _integer(text: str, low: int, high: int) -> int:
-    """Read a number that fits into its field; whether it makes sense is the scheduler's to say."""
-    value = int(text)
-    if not low <= value <= high:
-        raise argparse.ArgumentTypeError(f"must be in [{low}, {high}], not {text}")
-    return value

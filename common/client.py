@@ -10,6 +10,8 @@ from google.protobuf.duration_pb2 import Duration
 
 from sluice.v1 import generation_pb2, inference_pb2, inference_pb2_grpc
 
+TENANT_KEY = "sluice-tenant"
+
 
 @dataclass(slots=True)
 class Answer:
@@ -58,10 +60,11 @@ class Answer:
 
 
 class Client:
-    """Calls one scheduler; an asynchronous context manager."""
+    """Calls one scheduler for one tenant; an asynchronous context manager."""
 
-    def __init__(self, address: str, *, options: Sequence[tuple[str, Any]] = ()) -> None:
+    def __init__(self, address: str, *, tenant: str = "", options: Sequence[tuple[str, Any]] = ()) -> None:
         self._channel = grpc.aio.insecure_channel(address, options=options)
+        self._metadata = ((TENANT_KEY, tenant),) if tenant else ()
         self.stub = inference_pb2_grpc.InferenceServiceStub(self._channel)
 
     async def __aenter__(self) -> Self:
@@ -85,7 +88,7 @@ class Client:
             grpc.aio.AioRpcError: The call failed; ``common.rich_status.read_details`` tells why.
 
         """
-        call = self.stub.Generate(request, timeout=timeout_s)
+        call = self.stub.Generate(request, timeout=timeout_s, metadata=self._metadata)
         try:
             async for response in call:
                 yield response
@@ -99,6 +102,13 @@ class Client:
             answer.add(response)
         return answer
 
+    async def explain(
+        self, request: inference_pb2.GenerateRequest, *, timeout_s: float | None = None
+    ) -> inference_pb2.ExplainResponse:
+        """Tell what would become of a request, without running it; raises as ``stream`` does."""
+        message = inference_pb2.ExplainRequest(request=request)
+        return await self.stub.Explain(message, timeout=timeout_s, metadata=self._metadata)
+
 
 def ask(
     prompt: str | None = None,
@@ -107,12 +117,13 @@ def ask(
     token_ids: Sequence[int] = (),
     sampling: Mapping[str, Any] | None = None,
     priority: str | None = None,
+    service_class: str | None = None,
     time_budget_s: float | None = None,
 ) -> inference_pb2.GenerateRequest:
     """Build a request from one input and plain values.
 
     ``messages`` are mappings of ChatMessage's fields, ``sampling`` of SamplingParams' fields, ``priority`` is high,
-    normal or low.
+    normal or low, ``service_class`` the name of a class, instead.
     """
     request = inference_pb2.GenerateRequest()
     if prompt is not None:
@@ -125,6 +136,8 @@ def ask(
         request.sampling.CopyFrom(generation_pb2.SamplingParams(**sampling))
     if priority is not None:
         request.priority = generation_pb2.Priority.Value(f"PRIORITY_{priority.upper()}")
+    if service_class is not None:
+        request.service_class = service_class
     if time_budget_s is not None:
         request.time_budget.CopyFrom(Duration(nanos=0))
         request.time_budget.FromMicroseconds(round(time_budget_s * 1e6))

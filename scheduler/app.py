@@ -11,9 +11,11 @@ from common.grpc_server import add_health, add_reflection, bind, make_server
 from common.metrics_endpoint import serve_metrics
 from scheduler.config import SchedulerSettings
 from scheduler.core.policy import make_policy
+from scheduler.core.quota import Quotas
 from scheduler.core.scheduler import Scheduler
 from scheduler.dispatcher import Dispatcher
 from scheduler.metrics import SchedulerMetrics
+from scheduler.service_classes import ServiceClasses
 from scheduler.servicer import InferenceServicer
 from scheduler.worker_pool import WorkerPool
 from sluice.v1 import inference_pb2_grpc
@@ -36,7 +38,7 @@ class SchedulerApp:
 
     def __init__(self, settings: SchedulerSettings) -> None:
         self._settings = settings
-        core = Scheduler(make_policy(settings.policy, settings.aging_s), settings.max_queued_requests)
+        core = make_core(settings)
         self.dispatcher = Dispatcher(core)
         self._metrics = SchedulerMetrics(core)
         self._servicer = InferenceServicer(settings, self.dispatcher, self._metrics)
@@ -90,6 +92,14 @@ class SchedulerApp:
             self._servicer.serve(self._pool.model)
         if not self._draining:
             self._health.set_ready(SERVICE, ready=self.dispatcher.workers > 0)
+
+
+def make_core(settings: SchedulerSettings) -> Scheduler:
+    """Return the core that decides as the settings say."""
+    weights = {name: tenant.weight for name, tenant in settings.tenants.items()}
+    policy = make_policy(settings.policy, settings.aging_s, ServiceClasses(settings).core(), weights)
+    quotas = {name: tenant.quota() for name, tenant in settings.tenants.items()}
+    return Scheduler(policy, settings.max_queued_requests, Quotas(quotas, settings.other_tenants.quota()))
 
 
 async def run(settings: SchedulerSettings) -> int:

@@ -1,23 +1,18 @@
 """The scheduler's settings: each in one typed place, from the command line, the environment or a TOML file."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from common.address import Address
 from common.settings import LogSettings, ServerSettings, Settings, SettingsSection
+from scheduler.class_settings import OwnClassSettings, PriorityClassSettings, ServiceClassSettings, shipped
+from scheduler.core.policy import PolicyName
+from scheduler.tenant_settings import QuotaSettings, TenantName, TenantSettings
 
 ModelDefault = Literal["model"]
+ClassName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
-
-
-class PrioritySettings(SettingsSection):
-    """What one priority is entitled to."""
-
-    prompt_tokens_below: int | None = Field(
-        None, ge=1, description="Prompts under this many tokens get this priority when the request names none."
-    )
-    max_tokens_cap: int = Field(2048, ge=1, description="Cap on new tokens of one sequence.")
 
 
 class SamplingSettings(SettingsSection):
@@ -57,19 +52,28 @@ class SchedulerSettings(Settings):
     worker: list[str] = Field(
         ["127.0.0.1:50061"], description="A worker's address, HOST:PORT or a DNS name; repeat it."
     )
-    policy: Literal["strict-priority", "fcfs"] = Field("strict-priority", description="Order of service.")
-    aging_s: float = Field(10.0, gt=0, description="Seconds of waiting that are worth one step of priority.")
+    policy: PolicyName = Field("feasible-edf", description="Who is served, and in which order.")
+    aging_s: float = Field(10.0, gt=0, description="Seconds of waiting worth one step of strict priority.")
     max_queued_requests: int = Field(1024, ge=0, description="Requests that may wait; one more is refused.")
-    default_deadline_s: float = Field(30.0, gt=0, description="Deadline in seconds of calls that have none.")
+    default_deadline_s: float = Field(
+        30.0, gt=0, description="Deadline in seconds of calls that have none, where their class has no other."
+    )
     deadline_margin_s: float = Field(
         0.05,
         ge=0,
         description="Seconds, besides 1% of the call's time, before its deadline at which the answer about it is sent.",
     )
     max_tokens: MaxTokensSettings = MaxTokensSettings()
-    high: PrioritySettings = PrioritySettings(prompt_tokens_below=128)
-    normal: PrioritySettings = PrioritySettings(prompt_tokens_below=2048)
-    low: PrioritySettings = PrioritySettings()
+    high: PriorityClassSettings = shipped("high", prompt_tokens_below=128)
+    normal: PriorityClassSettings = shipped("normal", prompt_tokens_below=2048)
+    low: PriorityClassSettings = shipped("low", default_deadline_s=120.0)
+    classes: dict[ClassName, OwnClassSettings] = Field(
+        {}, description="More service classes by name, each with a priority and the settings that high has."
+    )
+    tenants: dict[TenantName, TenantSettings] = Field(
+        {}, description="Tenants by name: weight, service_class, tokens_per_minute, max_requests."
+    )
+    other_tenants: QuotaSettings = QuotaSettings()
     sampling: SamplingSettings = SamplingSettings()
     messages_per_s: float = Field(
         2000.0, gt=0, description="Messages to clients per second above which several tokens share one."
@@ -80,3 +84,21 @@ class SchedulerSettings(Settings):
         "127.0.0.1:9464", description="Address of the Prometheus endpoint; empty: none."
     )
     log: LogSettings = LogSettings()
+
+    @property
+    def service_classes(self) -> dict[str, ServiceClassSettings]:
+        """All classes by name: high, normal and low first."""
+        return {"high": self.high, "normal": self.normal, "low": self.low, **self.classes}
+
+    @model_validator(mode="after")
+    def _check_names(self) -> Self:
+        classes = self.service_classes
+        if taken := sorted({"high", "normal", "low"} & self.classes.keys()):
+            raise ValueError(f"classes: {taken[0]} has settings of its own, {taken[0]}.*")
+        entitled = {f"tenants.{name}": tenant for name, tenant in self.tenants.items()}
+        for name, tenant in {**entitled, "other_tenants": self.other_tenants}.items():
+            if tenant.service_class is not None and tenant.service_class not in classes:
+                raise ValueError(f"{name}.service_class: there is no class {tenant.service_class!r}")
+        if (floors := sum(each.floor for each in classes.values())) > 1:
+            raise ValueError(f"the floors of all classes must add up to 1 at most, not {floors:g}")
+        return self

@@ -6,15 +6,18 @@ from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import Self
 
-from scheduler.core.decisions import Decision, Expire, Lose, Reject, Start, Wait
+from scheduler.core.decisions import Decision, Expire, Lose, Outlook, Reject, Start, Wait
 from scheduler.core.fleet import Capacity
 from scheduler.core.request import Request
 from scheduler.core.scheduler import Scheduler
-from scheduler.errors import Draining, Rejected, SluiceError
+from scheduler.errors import Draining, SluiceError, from_refusal
 from scheduler.worker_session import WorkerSession
 from sluice.worker.v1 import worker_pb2
 
 UPDATE_INTERVAL_S = 0.5
+# An estimate that has moved by less than both is not worth a message.
+ESTIMATE_MOVED_S = 0.5
+ESTIMATE_MOVED_SHARE = 0.2
 
 
 class QueueExpiry(Exception):
@@ -36,9 +39,13 @@ class Dispatcher:
         """Number of workers that can be given requests."""
         return len(self._sessions)
 
-    def facts(self) -> dict[str, int]:
-        """Return the numbers behind a refusal."""
-        return {"queued": sum(self.core.waiting_by_priority().values()), "workers": self.workers}
+    def explain(self, request: Request) -> Outlook:
+        """Tell what would become of a request that came now."""
+        return self.core.explain(request, time.monotonic())
+
+    def refusal(self, decision: Reject) -> SluiceError:
+        """Return the error for a refusal, with the numbers behind it."""
+        return from_refusal(decision, queued=self.core.waiting, workers=self.workers)
 
     def place(self, request: Request) -> "Lease":
         """Ask for a place; to be used as ``async with dispatcher.place(request) as lease``."""
@@ -74,6 +81,7 @@ class Dispatcher:
 
     def report(self, worker_id: str, load: worker_pb2.Load) -> None:
         """A worker told its load."""
+        step = load.last_step
         self._apply(
             self.core.report(
                 worker_id,
@@ -82,6 +90,10 @@ class Dispatcher:
                 waiting=load.waiting,
                 preemptions=load.preemptions,
                 now=time.monotonic(),
+                step_s=step.duration.seconds + step.duration.nanos / 1e9 if load.HasField("last_step") else None,
+                step_tokens=step.tokens,
+                step_contexts=step.context_tokens,
+                step_sequences=step.sequences,
             )
         )
 
@@ -134,6 +146,7 @@ class Lease:
 
     Attributes:
         wait: Position and estimate at arrival; None when it started at once.
+        promised: Whether it was to meet its class's targets when it arrived.
         started_s: When it was given to a worker; None while it waits.
         worker_id: That worker; empty while it waits.
 
@@ -142,6 +155,7 @@ class Lease:
     def __init__(self, dispatcher: Dispatcher, request: Request) -> None:
         self.request = request
         self.wait: Wait | None = None
+        self.promised = False
         self.started_s: float | None = None
         self.worker_id = ""
         self._dispatcher = dispatcher
@@ -173,30 +187,36 @@ class Lease:
     def hear(self, decision: Decision, sessions: dict[str, WorkerSession]) -> None:
         """Act on the core's decision about this request."""
         match decision:
-            case Start(worker_id=worker_id):
+            case Start(worker_id=worker_id, promised=promised):
+                if self.wait is None:
+                    self.promised = promised
                 self.started_s = time.monotonic()
                 self.worker_id = worker_id
                 self._session.set_result(sessions[worker_id])
             case Wait():
                 self.wait = decision
-            case Reject(reason=reason, retry_after_s=retry_after_s):
-                self._session.set_exception(Rejected(reason, retry_after_s, facts=self._dispatcher.facts()))
+                self.promised = decision.promised
+            case Reject():
+                self._session.set_exception(self._dispatcher.refusal(decision))
             case Expire():
                 self._session.set_exception(QueueExpiry())
             case Lose():
                 pass  # its session tells the relay
 
     async def updates(self) -> AsyncIterator[Wait]:
-        """Yield the place in the queue whenever it has changed, at most twice a second, until the request starts."""
-        told = self.wait
+        """Yield the place in the queue whenever it has changed, at most twice a second, until the request starts.
+
+        An estimate that passes as time does has not changed.
+        """
+        told, told_s = self.wait, time.monotonic()
         while not self._session.done():
             await asyncio.wait({self._session}, timeout=UPDATE_INTERVAL_S)
             if self._session.done():
                 return
-            position, estimated_wait_s = self._dispatcher.core.position(self.request.request_id)
-            if told is None or position != told.position:
-                told = Wait(self.request, position, estimated_wait_s)
-                yield told
+            place, now_s = self._dispatcher.core.place(self.request.request_id), time.monotonic()
+            if told is None or has_changed(told, place, passed_s=now_s - told_s):
+                told, told_s = place, now_s
+                yield place
 
     def session(self) -> WorkerSession:
         """Return the worker's session, once ``updates`` has ended.
@@ -228,3 +248,14 @@ class Lease:
     def finish(self, output_tokens: int) -> None:
         """Say that the request came to its own end after this many tokens, all sequences together."""
         self._dispatcher.finish(self.request.request_id, output_tokens)
+
+
+def has_changed(told: Wait, place: Wait, *, passed_s: float) -> bool:
+    """Whether a place in the queue is another than the one told ``passed_s`` ago let expect."""
+    if (place.position, place.promised) != (told.position, told.promised):
+        return True
+    if told.estimated_wait_s is None or place.estimated_wait_s is None:
+        return told.estimated_wait_s is not place.estimated_wait_s
+    expected_s = max(0.0, told.estimated_wait_s - passed_s)
+    moved_s = abs(place.estimated_wait_s - expected_s)
+    return moved_s > max(ESTIMATE_MOVED_S, ESTIMATE_MOVED_SHARE * expected_s)

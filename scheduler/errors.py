@@ -10,7 +10,7 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2
 
 from common.rich_status import RichError, Violation, error_info, invalid_request
-from scheduler.core.decisions import RejectReason
+from scheduler.core.decisions import Reject, RejectReason
 from scheduler.violations import short
 from sluice.v1 import inference_pb2
 from sluice.worker.v1 import worker_pb2
@@ -30,6 +30,7 @@ class Reason(StrEnum):
     NO_WORKER = "NO_WORKER"
     INFEASIBLE = "INFEASIBLE"
     INFEASIBLE_NOW = "INFEASIBLE_NOW"
+    OVER_QUOTA = "OVER_QUOTA"
     DEADLINE_IN_QUEUE = "DEADLINE_IN_QUEUE"
     DEADLINE_WHILE_RUNNING = "DEADLINE_WHILE_RUNNING"
     WORKER_LOST = "WORKER_LOST"
@@ -47,6 +48,7 @@ STATUS = {
     Reason.NO_WORKER: grpc.StatusCode.UNAVAILABLE,
     Reason.INFEASIBLE: grpc.StatusCode.DEADLINE_EXCEEDED,
     Reason.INFEASIBLE_NOW: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Reason.OVER_QUOTA: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Reason.DEADLINE_IN_QUEUE: grpc.StatusCode.DEADLINE_EXCEEDED,
     Reason.DEADLINE_WHILE_RUNNING: grpc.StatusCode.DEADLINE_EXCEEDED,
     Reason.WORKER_LOST: grpc.StatusCode.UNAVAILABLE,
@@ -61,6 +63,7 @@ REJECTIONS = {
     RejectReason.TOO_LARGE: (Reason.TOO_LARGE, "no worker can hold this prompt, max_tokens and n; ask for less", None),
     RejectReason.INFEASIBLE: (Reason.INFEASIBLE, "not even an idle worker could answer in time", None),
     RejectReason.INFEASIBLE_NOW: (Reason.INFEASIBLE_NOW, "too much is promised to be in time for this too", 1.0),
+    RejectReason.OVER_QUOTA: (Reason.OVER_QUOTA, "the tenant uses as much as it may", 1.0),
     RejectReason.NO_WORKER: (Reason.NO_WORKER, "no worker is ready", 1.0),
 }
 
@@ -73,6 +76,7 @@ class SluiceError(Exception):
         metadata: Facts for programs, sent in ErrorInfo.
         retry_after_s: When asking again may help; None: it does not.
         violations: What is wrong with the request.
+        quota: The quota that is used up, and whose it is.
         receipt: What the request had used; set by whoever knows it, once the request was accepted.
 
     """
@@ -92,6 +96,7 @@ class SluiceError(Exception):
         self.metadata = dict(metadata or {})
         self.retry_after_s = retry_after_s
         self.violations = tuple(violations)
+        self.quota: error_details_pb2.QuotaFailure.Violation | None = None
         self.receipt = receipt
 
 
@@ -118,7 +123,7 @@ class Rejected(SluiceError):
     """The request was refused before it ran; ``facts`` are the numbers behind it: queued and limit, for instance."""
 
     def __init__(
-        self, reason: RejectReason, retry_after_s: float | None = None, *, facts: Mapping[str, int] | None = None
+        self, reason: RejectReason, retry_after_s: float | None = None, *, facts: Mapping[str, object] | None = None
     ) -> None:
         name, message, usual_retry_s = REJECTIONS[reason]
         metadata = {key: str(value) for key, value in (facts or {}).items()}
@@ -161,6 +166,22 @@ class Draining(SluiceError):
         super().__init__(Reason.DRAINING, "shutting down; ask another instance", retry_after_s=retry_after_s)
 
 
+def from_refusal(refusal: Reject, *, queued: int, workers: int) -> Rejected:
+    """Return the exception for the core's refusal, with the numbers behind it."""
+    facts: dict[str, object] = {"class": refusal.request.class_name, "queued": queued, "workers": workers}
+    if refusal.estimate_s is not None:
+        idle = refusal.reason is RejectReason.INFEASIBLE
+        facts["estimated_first_token_s" if idle else "estimated_wait_s"] = round(refusal.estimate_s, 3)
+    if refusal.excess is None:
+        return Rejected(refusal.reason, refusal.retry_after_s, facts=facts)
+    tenant, excess = short(refusal.request.tenant) or "(none)", refusal.excess
+    error = Rejected(refusal.reason, refusal.retry_after_s, facts={"tenant": tenant, excess.kind: excess.limit})
+    error.quota = error_details_pb2.QuotaFailure.Violation(
+        subject=f"tenant:{tenant}", description=f"{excess.kind}: at most {excess.limit}"
+    )
+    return error
+
+
 def from_failure(failure: worker_pb2.Failure, worker: str) -> SluiceError:
     """Return the exception for a worker's failure."""
     match failure.reason:
@@ -186,6 +207,8 @@ def _details(error: SluiceError) -> Iterator[Message]:
         delay = Duration()
         delay.FromMicroseconds(round(max(error.retry_after_s, RETRY_AT_LEAST_S) * 1e6))
         yield error_details_pb2.RetryInfo(retry_delay=delay)
+    if error.quota is not None:
+        yield error_details_pb2.QuotaFailure(violations=[error.quota])
     if error.receipt is not None:
         yield error.receipt
 

@@ -21,22 +21,22 @@ class MaxTokensPolicy:
     Attributes:
         default: What a request without a limit of its own gets.
         cap: The deployment's cap.
-        priority_cap: The cap of the request's priority.
+        class_cap: The cap of the request's service class.
         over_cap: What becomes of a request that asks for more than a cap.
 
     """
 
     default: int
     cap: int
-    priority_cap: int
+    class_cap: int
     over_cap: Literal["clamp", "refuse"]
 
     def refusal(self, asked: int | None) -> str | None:
         """Return the bound that ``asked`` breaks, where this deployment refuses instead of clamping."""
-        if self.over_cap == "clamp" or asked is None or asked <= min(self.cap, self.priority_cap):
+        if self.over_cap == "clamp" or asked is None or asked <= min(self.cap, self.class_cap):
             return None
-        if self.priority_cap < self.cap:
-            return f"be at most {self.priority_cap}, the cap of the request's priority"
+        if self.class_cap < self.cap:
+            return f"be at most {self.class_cap}, the cap of the request's service class"
         return f"be at most {self.cap}, the deployment's cap"
 
     def decide(self, asked: int | None, *, room_tokens: int) -> MaxTokens:
@@ -46,7 +46,7 @@ class MaxTokensPolicy:
             if asked is None
             else MaxTokens(asked, inference_pb2.MAX_TOKENS_RULE_REQUESTED),
             MaxTokens(self.cap, inference_pb2.MAX_TOKENS_RULE_CAP),
-            MaxTokens(self.priority_cap, inference_pb2.MAX_TOKENS_RULE_PRIORITY_CAP),
+            MaxTokens(self.class_cap, inference_pb2.MAX_TOKENS_RULE_CLASS_CAP),
             MaxTokens(room_tokens, inference_pb2.MAX_TOKENS_RULE_CONTEXT),
         ]
         return min(limits, key=lambda limit: limit.tokens)

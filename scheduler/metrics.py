@@ -14,12 +14,12 @@ SECONDS_PER_TOKEN = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 
 
 
 class SchedulerMetrics:
-    """Requests, times and tokens by priority, and the state of queue and workers at each scrape."""
+    """Requests, times and tokens by service class, and the state of queue and workers at each scrape."""
 
     def __init__(self, core: Scheduler) -> None:
         self.registry = CollectorRegistry()
         self._requests = Counter(
-            "sluice_requests", "Requests that ended, by outcome.", ["priority", "outcome"], registry=self.registry
+            "sluice_requests", "Requests that ended, by outcome.", ["service_class", "outcome"], registry=self.registry
         )
         self._queued = self._histogram("sluice_queue_seconds", "Time from arrival to a worker.", SECONDS)
         self._ttft = self._histogram(
@@ -32,10 +32,12 @@ class SchedulerMetrics:
         self._prompt_tokens = Counter(
             "sluice_prompt_tokens",
             "Prompt tokens of requests that reached a worker.",
-            ["priority"],
+            ["service_class"],
             registry=self.registry,
         )
-        self._output_tokens = Counter("sluice_output_tokens", "Output tokens.", ["priority"], registry=self.registry)
+        self._output_tokens = Counter(
+            "sluice_output_tokens", "Output tokens.", ["service_class"], registry=self.registry
+        )
         self.registry.register(_State(core))
 
     def observe(self, receipt: Receipt, outcome: str, now_s: float) -> None:
@@ -43,20 +45,20 @@ class SchedulerMetrics:
         if receipt.admission is None:
             self._requests.labels("unknown", outcome).inc()
             return
-        priority = receipt.admission.request.priority.name.lower()
-        self._requests.labels(priority, outcome).inc()
-        self._total.labels(priority).observe(now_s - receipt.arrival_s)
+        name = receipt.admission.request.class_name
+        self._requests.labels(name, outcome).inc()
+        self._total.labels(name).observe(now_s - receipt.arrival_s)
         if receipt.worker_id:
-            self._queued.labels(priority).observe(receipt.queued_s(now_s))
-            self._prompt_tokens.labels(priority).inc(receipt.admission.request.prompt_tokens)
+            self._queued.labels(name).observe(receipt.queued_s(now_s))
+            self._prompt_tokens.labels(name).inc(receipt.admission.request.prompt_tokens)
         if receipt.time_to_first_token_s is not None:
-            self._ttft.labels(priority).observe(receipt.time_to_first_token_s)
-            self._output_tokens.labels(priority).inc(receipt.output_tokens)
+            self._ttft.labels(name).observe(receipt.time_to_first_token_s)
+            self._output_tokens.labels(name).inc(receipt.output_tokens)
             if receipt.longest_output_tokens > 1:
-                self._tpot.labels(priority).observe(receipt.decode_s / (receipt.longest_output_tokens - 1))
+                self._tpot.labels(name).observe(receipt.decode_s / (receipt.longest_output_tokens - 1))
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
-        return Histogram(name, text, ["priority"], buckets=buckets, registry=self.registry)
+        return Histogram(name, text, ["service_class"], buckets=buckets, registry=self.registry)
 
 
 class _State(Collector):
@@ -66,9 +68,9 @@ class _State(Collector):
         self._core = core
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        waiting = GaugeMetricFamily("sluice_queue_requests", "Requests that wait.", labels=["priority"])
-        for priority, count in self._core.waiting_by_priority().items():
-            waiting.add_metric([priority.name.lower()], count)
+        waiting = GaugeMetricFamily("sluice_queue_requests", "Requests that wait.", labels=["service_class"])
+        for name, count in self._core.waiting_by_class().items():
+            waiting.add_metric([name], count)
         yield waiting
         workers = self._core.workers()
         yield GaugeMetricFamily("sluice_workers", "Workers that can be given requests.", value=len(workers))

@@ -11,17 +11,18 @@ from dataclasses import dataclass
 from google.protobuf.duration_pb2 import Duration
 
 from common.rich_status import Violation
-from scheduler import priority as priorities
 from scheduler.chat import read_chat
 from scheduler.config import SchedulerSettings
-from scheduler.core.request import Priority, Request
-from scheduler.deadline import DeadlinePolicy, seconds
+from scheduler.core.request import Request
+from scheduler.deadline import DeadlinePolicy
+from scheduler.durations import seconds
 from scheduler.errors import InvalidRequest, ModelNotFound
 from scheduler.max_tokens import MaxTokens, MaxTokensPolicy
 from scheduler.model_info import describe
 from scheduler.prompt import PromptInput
 from scheduler.sampling import check_sampling, check_token_ids, default_sampling, effective_sampling
 from scheduler.served_model import ServedModel
+from scheduler.service_classes import TO_PROTO, Entitlement, ServiceClasses
 from scheduler.violations import must
 from sluice.v1 import generation_pb2, inference_pb2
 from sluice.v1.generation_pb2 import SamplingParams
@@ -44,19 +45,21 @@ class Terms:
     """Why the request's numbers are what they are, for its receipt.
 
     Attributes:
-        priority: The effective priority, as the API names it.
-        priority_reason: Which rule chose it.
+        service_class: The effective class.
+        priority: Its priority, as the API names it.
+        class_reason: Which rule chose the class.
+        targets: What the class aims at.
         max_tokens_rule: Which rule set max_tokens.
         deadline_rule: Which rule set the deadline.
-        partial_allowed: Whether the answer so far stands when the deadline passes: the request has a time_budget.
 
     """
 
+    service_class: str
     priority: generation_pb2.Priority.ValueType
-    priority_reason: inference_pb2.PriorityReason.ValueType
+    class_reason: inference_pb2.ClassReason.ValueType
+    targets: inference_pb2.ServiceTargets
     max_tokens_rule: inference_pb2.MaxTokensRule.ValueType
     deadline_rule: inference_pb2.DeadlineRule.ValueType
-    partial_allowed: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,7 @@ class Door:
         self._settings = settings
         self._model = model
         self._sampling = default_sampling(settings.sampling, model.generation_config)
+        self._classes = ServiceClasses(settings)
         self._deadline = DeadlinePolicy(default_s=settings.default_deadline_s, margin_s=settings.deadline_margin_s)
         self._threads = ThreadPoolExecutor(READING_THREADS, thread_name_prefix="door")
 
@@ -85,6 +89,7 @@ class Door:
         request_id: str,
         arrival_s: float,
         call_time_left_s: float | None,
+        tenant: str = "",
     ) -> Admission:
         """Return the request that a message makes.
 
@@ -93,6 +98,7 @@ class Door:
             request_id: The id that the request is to have.
             arrival_s: When the message came; the deadline is on the same clock.
             call_time_left_s: Time until the call's own deadline, at arrival; None: it has none.
+            tenant: Whom it is for; empty: nobody in particular.
 
         Raises:
             InvalidRequest: The message breaks a rule of the API.
@@ -103,10 +109,15 @@ class Door:
             raise ModelNotFound(message.model, self._model.name)
         token_ids = await self._in_thread(self._read_request, message)
         self._check_room(message, len(token_ids))
-        priority, priority_reason = self._priority(message.priority, len(token_ids))
-        limit = self._max_tokens(message.sampling, priority, len(token_ids))
+        entitled, class_reason = self._classes.of(message, tenant, len(token_ids))
+        limit = self._max_tokens(message.sampling, entitled, len(token_ids))
         time_budget_s = seconds(message.time_budget) if message.HasField("time_budget") else None
-        deadline = self._deadline.decide(arrival_s, call_time_left_s=call_time_left_s, time_budget_s=time_budget_s)
+        deadline = self._deadline.decide(
+            arrival_s,
+            call_time_left_s=call_time_left_s,
+            time_budget_s=time_budget_s,
+            class_default_s=entitled.settings.default_deadline_s,
+        )
         sampling = effective_sampling(message.sampling, self._sampling)
         sampling.max_tokens = limit.tokens
         if sampling.n > 1 and sampling.temperature == 0:
@@ -114,20 +125,24 @@ class Door:
         return Admission(
             Request(
                 request_id=request_id,
-                priority=priority,
+                priority=entitled.priority,
                 arrival_s=arrival_s,
                 deadline_s=deadline.at_s,
                 prompt_tokens=len(token_ids),
                 max_tokens=limit.tokens,
                 sequences=sampling.n,
+                service_class=entitled.name,
+                tenant=tenant,
+                partial=time_budget_s is not None,
             ),
             Payload(token_ids, sampling),
             Terms(
-                priority=priorities.TO_PROTO[priority],
-                priority_reason=priority_reason,
+                service_class=entitled.name,
+                priority=TO_PROTO[entitled.priority],
+                class_reason=class_reason,
+                targets=entitled.targets,
                 max_tokens_rule=limit.rule,
                 deadline_rule=deadline.rule,
-                partial_allowed=time_budget_s is not None,
             ),
         )
 
@@ -143,12 +158,12 @@ class Door:
             tokens=len(token_ids),
             token_ids=token_ids if message.return_ids else (),
             room_tokens=max(0, self._model.context_tokens - len(token_ids)),
-            priority=priorities.TO_PROTO[priorities.by_length(len(token_ids), self._settings)],
+            priority=TO_PROTO[self._classes.by_length(len(token_ids)).priority],
         )
 
     def model_info(self) -> inference_pb2.GetModelInfoResponse:
         """Describe the model, its defaults and limits; workers and version are left to who knows them."""
-        return describe(self._model, self._settings, self._sampling)
+        return describe(self._model, self._settings, self._sampling, self._classes)
 
     def close(self) -> None:
         """Stop the threads once they have read what was given to them; nothing can be admitted afterwards."""
@@ -162,8 +177,7 @@ class Door:
         """Check everything that does not need the prompt's length, then return the prompt's token ids."""
         found: list[Violation] = []
         check_sampling(message.sampling, self._model.vocabulary_size, found)
-        if message.priority not in generation_pb2.Priority.values():
-            found.append(must("priority", "be a Priority, 0 to 3", message.priority))
+        self._classes.check(message, found)
         if message.HasField("time_budget"):
             _check_time_budget(message.time_budget, found)
         return self._read_input(message, found)
@@ -196,18 +210,9 @@ class Door:
             bound = f"have at most {longest} tokens, one less than the model's context"
             raise InvalidRequest([must(str(message.WhichOneof("input")), bound, prompt_tokens)])
 
-    def _priority(
-        self, asked: generation_pb2.Priority.ValueType, prompt_tokens: int
-    ) -> tuple[Priority, inference_pb2.PriorityReason.ValueType]:
-        if asked == generation_pb2.PRIORITY_UNSPECIFIED:
-            by_length = priorities.by_length(prompt_tokens, self._settings)
-            return by_length, inference_pb2.PRIORITY_REASON_PROMPT_LENGTH
-        return priorities.FROM_PROTO[asked], inference_pb2.PRIORITY_REASON_REQUESTED
-
-    def _max_tokens(self, sampling: SamplingParams, priority: Priority, prompt_tokens: int) -> MaxTokens:
+    def _max_tokens(self, sampling: SamplingParams, entitled: Entitlement, prompt_tokens: int) -> MaxTokens:
         limits = self._settings.max_tokens
-        priority_cap = priorities.settings_of(priority, self._settings).max_tokens_cap
-        policy = MaxTokensPolicy(limits.default, limits.cap, priority_cap, limits.over_cap)
+        policy = MaxTokensPolicy(limits.default, limits.cap, entitled.settings.max_tokens_cap, limits.over_cap)
         asked = sampling.max_tokens if sampling.HasField("max_tokens") else None
         if (bound := policy.refusal(asked)) is not None:
             raise InvalidRequest([must("sampling.max_tokens", bound, asked)])

@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
-from google.protobuf.duration_pb2 import Duration
-
 from scheduler.core.decisions import Wait
 from scheduler.dispatcher import Lease
+from scheduler.durations import duration, duration_or_none
 from scheduler.parsing import Admission
 from scheduler.relay import Progress, Sequence
 from sluice.v1 import generation_pb2, inference_pb2
@@ -26,30 +25,17 @@ class Receipt:
         """Tell the terms; the request has been admitted and placed."""
         assert self.admission is not None
         assert self.lease is not None
-        request, terms = self.admission.request, self.admission.terms
-        message = inference_pb2.Accepted(
-            request_id=self.request_id,
-            model=model,
-            priority=terms.priority,
-            priority_reason=terms.priority_reason,
-            prompt_tokens=request.prompt_tokens,
-            max_tokens=request.max_tokens,
-            max_tokens_rule=terms.max_tokens_rule,
-            time_left=duration(request.deadline_s - now_s),
-            deadline_rule=terms.deadline_rule,
-        )
-        if self.lease.wait is not None:
-            message.queue_position = self.lease.wait.position
-            if self.lease.wait.estimated_wait_s is not None:
-                message.estimated_wait.CopyFrom(duration(self.lease.wait.estimated_wait_s))
+        message = accepted(self.admission, model, self.lease.wait, promised=self.lease.promised, now_s=now_s)
+        message.request_id = self.request_id
         return message
 
     def queue_update(self, wait: Wait) -> inference_pb2.QueueUpdate:
         """Tell the place in the queue."""
-        message = inference_pb2.QueueUpdate(queue_position=wait.position)
-        if wait.estimated_wait_s is not None:
-            message.estimated_wait.CopyFrom(duration(wait.estimated_wait_s))
-        return message
+        return inference_pb2.QueueUpdate(
+            queue_position=wait.position,
+            estimated_wait=duration_or_none(wait.estimated_wait_s),
+            promised=wait.promised,
+        )
 
     def finished(self, now_s: float) -> inference_pb2.Finished:
         """Tell how it ended well; sequences that the deadline cut off say so."""
@@ -89,8 +75,8 @@ class Receipt:
             return facts
         request, terms = self.admission.request, self.admission.terms
         facts |= {
-            "priority": request.priority.name,
-            "priority_reason": inference_pb2.PriorityReason.Name(terms.priority_reason),
+            "service_class": terms.service_class,
+            "class_reason": inference_pb2.ClassReason.Name(terms.class_reason),
             "prompt_tokens": request.prompt_tokens,
             "max_tokens": request.max_tokens,
             "max_tokens_rule": inference_pb2.MaxTokensRule.Name(terms.max_tokens_rule),
@@ -145,6 +131,29 @@ class Receipt:
         return [sequence.end or cut_off(sequence) for sequence in known]
 
 
+def accepted(
+    admission: Admission, model: str, place: Wait | None, *, promised: bool, now_s: float
+) -> inference_pb2.Accepted:
+    """Tell a request's terms and, where it has one, its place in the queue."""
+    request, terms = admission.request, admission.terms
+    return inference_pb2.Accepted(
+        model=model,
+        priority=terms.priority,
+        class_reason=terms.class_reason,
+        service_class=terms.service_class,
+        targets=terms.targets,
+        tenant=request.tenant,
+        promised=promised,
+        prompt_tokens=request.prompt_tokens,
+        max_tokens=request.max_tokens,
+        max_tokens_rule=terms.max_tokens_rule,
+        time_left=duration(request.deadline_s - now_s),
+        deadline_rule=terms.deadline_rule,
+        queue_position=place.position if place else 0,
+        estimated_wait=duration_or_none(place.estimated_wait_s) if place else None,
+    )
+
+
 def cut_off(sequence: Sequence) -> inference_pb2.FinishedSequence:
     """Tell that the deadline ended a sequence."""
     return inference_pb2.FinishedSequence(
@@ -152,9 +161,3 @@ def cut_off(sequence: Sequence) -> inference_pb2.FinishedSequence:
         finish_reason=generation_pb2.FINISH_REASON_DEADLINE,
         output_tokens=sequence.output_tokens,
     )
-
-
-def duration(seconds: float) -> Duration:
-    """Make a Duration; negative times become zero."""
-    nanos = max(0, round(seconds * 1e9))
-    return Duration(seconds=nanos // 1_000_000_000, nanos=nanos % 1_000_000_000)

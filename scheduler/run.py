@@ -5,9 +5,9 @@ import time
 from collections.abc import AsyncIterator
 
 from scheduler.dispatcher import Lease
+from scheduler.durations import duration
 from scheduler.pace import Pace
 from scheduler.parsing import Admission
-from scheduler.receipt import duration
 from scheduler.relay import Progress, Relay
 from scheduler.worker_session import WorkerSession
 from sluice.v1 import inference_pb2

@@ -15,12 +15,14 @@ from scheduler.config import SchedulerSettings
 from scheduler.core.decisions import RejectReason
 from scheduler.dispatcher import Dispatcher, QueueExpiry
 from scheduler.errors import Draining, Expired, Rejected, SluiceError, to_rich_error
+from scheduler.explanation import explain
 from scheduler.metrics import SchedulerMetrics
 from scheduler.pace import Pace
 from scheduler.parsing import Door
 from scheduler.receipt import Receipt
 from scheduler.run import Run
 from scheduler.served_model import ServedModel
+from scheduler.tenant import tenant_of
 from sluice.v1 import inference_pb2, inference_pb2_grpc
 
 NO_WORKER_RETRY_S = 1.0
@@ -84,6 +86,23 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             self.live_requests -= 1
             self._note(receipt, outcome)
 
+    async def Explain(  # noqa: N802
+        self, request: inference_pb2.ExplainRequest, context: Any
+    ) -> inference_pb2.ExplainResponse:
+        """Tell what would become of a request; see the proto."""
+        try:
+            admission = await self._open_door().admit(
+                request.request,
+                request_id=uuid.uuid4().hex[:16],
+                arrival_s=time.monotonic(),
+                call_time_left_s=context.time_remaining(),
+                tenant=tenant_of(context.invocation_metadata()),
+            )
+            return explain(admission, self._dispatcher, self._model.name)
+        except SluiceError as error:
+            await abort(context, to_rich_error(error))
+            raise AssertionError("abort raises") from error
+
     async def CountTokens(  # noqa: N802
         self, request: inference_pb2.CountTokensRequest, context: Any
     ) -> inference_pb2.CountTokensResponse:
@@ -123,6 +142,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             request_id=receipt.request_id,
             arrival_s=receipt.arrival_s,
             call_time_left_s=context.time_remaining(),
+            tenant=tenant_of(context.invocation_metadata()),
         )
         receipt.admission = admission
         try:
@@ -149,7 +169,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
     def _expire(self, where: Literal["queue", "running"], receipt: Receipt) -> None:
         """Let a deadline pass: fine for a request with a time_budget, an error for every other."""
         assert receipt.admission is not None
-        if not receipt.admission.terms.partial_allowed:
+        if not receipt.admission.request.partial:
             raise Expired(where, receipt.failure(time.monotonic()))
 
     def _note(self, receipt: Receipt, outcome: str) -> None:

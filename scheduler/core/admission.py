@@ -2,6 +2,7 @@
 
 from scheduler.core.decisions import Reject, RejectReason
 from scheduler.core.fleet import Fleet
+from scheduler.core.quota import Excess
 from scheduler.core.request import Request
 
 # A guess, for lack of anything to estimate from: long enough not to be a storm, short enough not to be an outage.
@@ -31,3 +32,8 @@ def refuse_overflow(request: Request, estimated_wait_s: float | None) -> Reject:
     """
     retry_after_s = RETRY_AFTER_UNKNOWN_S if estimated_wait_s is None else estimated_wait_s
     return Reject(request, RejectReason.QUEUE_FULL, retry_after_s)
+
+
+def refuse_excess(request: Request, excess: Excess) -> Reject:
+    """Refuse a request whose tenant uses as much as it may."""
+    return Reject(request, RejectReason.OVER_QUOTA, excess.retry_after_s, excess=excess)

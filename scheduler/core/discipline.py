@@ -29,6 +29,25 @@ class Placement(NamedTuple):
     expected_tokens: int
 
 
+class Consideration(NamedTuple):
+    """What a discipline would do with a request that came now.
+
+    Attributes:
+        refusal: Why it would be refused; None: it would be kept.
+        position: How many requests would be served before it.
+        wait_s: Estimated seconds until it would start; None while there is nothing to tell from.
+        promised: Whether it would be promised its class's targets.
+        placement: Where it would start at once; None: it would wait.
+
+    """
+
+    refusal: Reject | None
+    position: int
+    wait_s: float | None
+    promised: bool
+    placement: Placement | None
+
+
 class Discipline:
     """One queue by a key; its head starts as soon as a worker has the credit, nothing passes it, nothing is shed.
 
@@ -45,6 +64,17 @@ class Discipline:
         """Let a request wait, or refuse it."""
         self.waiting.push(request)
         return None
+
+    def consider(self, request: Request, now: float) -> Consideration:
+        """Tell what ``admit`` and the plan after it would do with a request; nothing changes."""
+        position = self.waiting.position_for(request)
+        placement = None if position else self._place(request)
+        wait_s = 0.0 if placement else self._books.drain_rate.wait_s(position)
+        return Consideration(None, position, wait_s, False, placement)
+
+    def is_promised(self, request_id: str) -> bool:
+        """Whether a waiting request is to meet its class's targets."""
+        return False
 
     def shed(self, now: float) -> list[Reject]:
         """Give up what cannot be kept any more."""

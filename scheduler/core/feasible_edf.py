@@ -7,11 +7,12 @@ from itertools import count, islice
 
 from scheduler.core.backlog import Job, Worth
 from scheduler.core.decisions import Reject, RejectReason
-from scheduler.core.discipline import Books, Discipline, Placement
+from scheduler.core.discipline import Books, Consideration, Discipline, Placement
 from scheduler.core.fleet import WorkerState
 from scheduler.core.forecast import Forecast
 from scheduler.core.placement import choose_soonest
 from scheduler.core.promised_queue import PromisedQueue
+from scheduler.core.queue import RELEGATED
 from scheduler.core.request import Request
 from scheduler.core.service_class import SHIPPED_CLASSES, ServiceClass
 from scheduler.core.service_share import ServiceShare
@@ -78,6 +79,27 @@ class FeasibleEdfDiscipline(Discipline):
         self.waiting.promise(self._job(request))
         self._plan_due_s = now
         return None
+
+    def consider(self, request: Request, now: float) -> Consideration:
+        """See Discipline.consider; the plan is made as if the request were there, and unmade."""
+        if not self._forecast.feasible_when_idle(request, now):
+            return self._considered_without_promise(request, None, now)
+        supply, backlog, job = self._forecast.supply(), self.waiting.backlog, self._job(request)
+        backlog.add(job)
+        shed = backlog.shed(supply, self._worth, epoch=self._epoch, now=now)
+        wait_s = backlog.wait_s(supply, job)
+        for each in shed:
+            backlog.add(each)
+        backlog.remove(job)
+        if job in shed:
+            return self._considered_without_promise(request, job, now)
+        position = self.waiting.position_at(job.urgent_s) - sum(each < job for each in shed)
+        placement = None if position else self._place(request)
+        return Consideration(None, position, 0.0 if placement else wait_s, True, placement)
+
+    def is_promised(self, request_id: str) -> bool:
+        """See Discipline.is_promised."""
+        return self.waiting.job(request_id) is not None
 
     def shed(self, now: float) -> list[Reject]:
         """Give up those that cannot be in time besides others that are worth more."""
@@ -184,14 +206,28 @@ class FeasibleEdfDiscipline(Discipline):
             self.waiting.relegate(request.request_id)
             return None
         self.waiting.remove(request.request_id)
+        return self._refuse(request, job)
+
+    def _refuse(self, request: Request, job: Job | None) -> Reject:
         if job is None:
-            return Reject(request, RejectReason.INFEASIBLE, None)
+            return Reject(request, RejectReason.INFEASIBLE, None, self._forecast.idle_first_token_s(request))
         supply, backlog = self._forecast.supply(), self.waiting.backlog
         retry_after_s = max(LEAST_RETRY_S, backlog.drained_s(supply))
         return Reject(request, RejectReason.INFEASIBLE_NOW, retry_after_s, backlog.wait_s(supply, job))
 
+    def _considered_without_promise(self, request: Request, job: Job | None, now: float) -> Consideration:
+        """What becomes of a request that no plan has room for: see ``_give_up``."""
+        drained_s = self.waiting.backlog.drained_s(self._forecast.supply())
+        relegated = self._classes[request.class_name].on_infeasible == "relegate"
+        if not relegated and not self._is_starved(request.class_name, now):
+            return Consideration(self._refuse(request, job), len(self.waiting), drained_s, False, None)
+        key = RELEGATED + request.deadline_s if relegated else request.deadline_s
+        position = self.waiting.position_at(key)
+        placement = None if position else self._place(request)
+        return Consideration(None, position, 0.0 if placement else drained_s, False, placement)
+
     def _is_starved(self, class_name: str, now: float) -> bool:
-        return not self._running[class_name] and now - self._fed_s[class_name] >= PROBE_AFTER_S
+        return not self._running[class_name] and now - self._fed_s.get(class_name, now) >= PROBE_AFTER_S
 
     def _underserved(self, now: float) -> list[Request]:
         """Heads of classes under half their floor that have waited for a quarter of the time they have."""

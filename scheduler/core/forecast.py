@@ -103,10 +103,12 @@ class Forecast:
     def _standing(self, worker: WorkerState) -> "_Standing":
         pace = self._pace(worker)
         worker.prefill_token_s = pace.prefill_token_s
+        # Whoever comes to an idle worker has its steps to itself.
+        step_s = pace.step_s if worker.sequences else worker.step_model.step_s(1, 0, 1)
         return _Standing(
             worker.pending_prefill_tokens,
             1 / pace.prefill_token_s,
-            pace.step_s,
+            step_s,
             worker.capacity.max_sequences,
             worker.capacity.max_sequences - worker.sequences,
             worker.kv_limit_tokens,
@@ -126,6 +128,11 @@ class Forecast:
         """Whether the request could be in time if some worker did nothing else."""
         return any(self._in_time_alone(request, worker, now) for worker in self._books.fleet if worker.fits(request))
 
+    def idle_first_token_s(self, request: Request) -> float | None:
+        """Seconds to the first token on the fastest worker if it did nothing else; None when none could hold it."""
+        able = (worker for worker in self._books.fleet if worker.fits(request))
+        return min((self._prefill_alone_s(request, worker) for worker in able), default=None)
+
     def cost_s(self, request: Request) -> float:
         """Engine seconds that the request takes: its prefill, and its share of the steps of its decode.
 
@@ -143,15 +150,18 @@ class Forecast:
         return min(
             request.arrival_s + service_class.ttft_s if service_class.ttft_s is not None else math.inf,
             request.arrival_s + service_class.e2e_s - decode_s if service_class.e2e_s is not None else math.inf,
-            request.deadline_s - decode_s,
+            request.deadline_s - (0.0 if request.partial else decode_s),
         )
 
     def _in_time_alone(self, request: Request, worker: WorkerState, now: float) -> bool:
-        model, room = worker.step_model, worker.capacity.max_step_tokens
-        steps = math.ceil(request.prompt_tokens / room)
-        prefill_s = SAFETY * (steps * model.base_s + request.prompt_tokens * model.per_token_s)
+        model = worker.step_model
         decode_step_s = SAFETY * model.step_s(request.sequences, request.prompt_tokens, request.sequences)
-        return now + prefill_s <= self._due_s(request, decode_step_s)
+        return now + self._prefill_alone_s(request, worker) <= self._due_s(request, decode_step_s)
+
+    def _prefill_alone_s(self, request: Request, worker: WorkerState) -> float:
+        model = worker.step_model
+        steps = math.ceil(request.prompt_tokens / worker.capacity.max_step_tokens)
+        return SAFETY * (steps * model.base_s + request.prompt_tokens * model.per_token_s)
 
     def _step_targets(self) -> StepTargets:
         hard_s = [each.tpot_s for each in self._classes.values() if each.tpot_s is not None]

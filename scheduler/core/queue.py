@@ -1,10 +1,12 @@
 """The requests that wait, in order of service."""
 
+import math
 from bisect import bisect_left, insort
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from itertools import count
 
-from scheduler.core.request import Priority, Request
+from scheduler.core.request import Request
 
 # A sort key, a serial number that decides ties and is never equal, and the request, which is never compared.
 _Entry = tuple[float, int, Request]
@@ -25,7 +27,7 @@ class WaitingQueue:
         self._entries: dict[str, tuple[_Entry, _Entry]] = {}
         self._by_service: list[_Entry] = []
         self._by_deadline: list[_Entry] = []
-        self._counts = dict.fromkeys(Priority, 0)
+        self._counts: Counter[str] = Counter()
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -49,7 +51,11 @@ class WaitingQueue:
         insort(self._by_service, by_service)
         insort(self._by_deadline, by_deadline)
         self._entries[request.request_id] = (by_service, by_deadline)
-        self._counts[request.priority] += 1
+        self._counts[request.class_name] += 1
+
+    def get(self, request_id: str) -> Request:
+        """The request of that id. KeyError when it is not there."""
+        return self._entries[request_id][0][2]
 
     def head(self) -> Request | None:
         """The request to be served next; None when nothing waits."""
@@ -63,7 +69,7 @@ class WaitingQueue:
         del self._by_service[bisect_left(self._by_service, by_service)]
         del self._by_deadline[bisect_left(self._by_deadline, by_deadline)]
         request = by_service[2]
-        self._counts[request.priority] -= 1
+        self._counts[request.class_name] -= 1
         return request
 
     def remove_expired(self, now: float) -> list[Request]:
@@ -88,10 +94,18 @@ class WaitingQueue:
         by_service, _ = self._entries[request_id]
         return bisect_left(self._by_service, by_service)
 
+    def position_for(self, request: Request) -> int:
+        """How many requests would be served before one that is not there, if it joined now."""
+        return self.position_at(self._key(request))
+
+    def position_at(self, key: float) -> int:
+        """How many requests would be served before one with this key that joined now."""
+        return bisect_left(self._by_service, (math.nextafter(key, math.inf),))
+
     def next_deadline_s(self) -> float | None:
         """The earliest deadline; None when nothing waits."""
         return self._by_deadline[0][0] if self._by_deadline else None
 
-    def count(self, priority: Priority) -> int:
-        """How many requests of this priority wait."""
-        return self._counts[priority]
+    def counts(self) -> Mapping[str, int]:
+        """How many requests of each class wait; classes that none has waited of are not named."""
+        return self._counts

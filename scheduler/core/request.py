@@ -31,6 +31,7 @@ class Request:
         tenant: Whom it is served for; empty: nobody in particular.
         prefix: Opaque key of the prompt's beginning, the same for prompts that begin alike; empty: none.
         prefix_tokens: Tokens of the prompt that the key stands for.
+        partial: Whether the answer so far stands when the deadline comes, so that it need only begin before it.
 
     """
 
@@ -45,6 +46,7 @@ class Request:
     tenant: str = ""
     prefix: str = ""
     prefix_tokens: int = 0
+    partial: bool = False
 
     @property
     def class_name(self) -> str:

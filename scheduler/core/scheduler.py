@@ -1,13 +1,16 @@
 """The scheduler: facts go in, decisions come out, and nothing else changes its state."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from scheduler.core.admission import refuse_arrival, refuse_overflow, refuse_unserved
-from scheduler.core.decisions import Decision, Expire, Lose, Start, Wait
+from scheduler.core.admission import refuse_arrival, refuse_excess, refuse_overflow, refuse_unserved
+from scheduler.core.decisions import Decision, Expire, Lose, Outlook, Reject, Start, Wait
 from scheduler.core.discipline import Books
 from scheduler.core.fleet import Capacity, EngineLoad, WorkerState
 from scheduler.core.policy import Policy, discipline_of
-from scheduler.core.request import Priority, Request
+from scheduler.core.quota import Quotas
+from scheduler.core.request import Request
+from scheduler.core.service_time import service_time
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,15 +25,14 @@ class Scheduler:
 
     Every method that takes ``now`` tells it a fact and returns all that follows from it, so that after each call the
     request at the head of the queue is one that no worker has credit for. What may pass the head, and what is given up
-    in the queue, is the policy's affair. ``now`` is in
-    seconds of one clock that never goes back. Facts about a request or a worker that is no longer known change
-    nothing: they crossed the news of its end.
+    in the queue, is the policy's affair. ``now`` is in seconds of one clock that never goes back. Facts about a request
+    or a worker that is no longer known change nothing: they crossed the news of its end.
 
     A request is over, and unknown from then on, by a Reject, an Expire, a Lose, its finish or its withdrawal. Deadlines
     are kept in the queue; a request that runs is stopped by whoever runs it.
     """
 
-    def __init__(self, policy: Policy, max_queued_requests: int) -> None:
+    def __init__(self, policy: Policy, max_queued_requests: int, quotas: Quotas | None = None) -> None:
         """Let at most ``max_queued_requests`` wait; 0: a request starts at once or is refused."""
         self._max_queued_requests = max_queued_requests
         books = Books()
@@ -38,6 +40,7 @@ class Scheduler:
         self._output_length = books.output_length
         self._drain_rate = books.drain_rate
         self._discipline = discipline_of(policy, books)
+        self._quotas = quotas or Quotas()
         self._waiting = self._discipline.waiting
         self._running: dict[str, _Running] = {}
 
@@ -50,6 +53,8 @@ class Scheduler:
         """A worker is gone, and all that ran there. Without any worker left, those that wait keep waiting for one."""
         worker = self._fleet.lose(worker_id)
         lost = [self._forget(request_id, now).request for request_id in worker.request_ids] if worker else []
+        for request in lost:
+            self._quotas.leave(request, used_tokens=0)
         return [*(Lose(request, worker_id) for request in lost), *self._refuse_unserved(), *self._replan(now)]
 
     def report(
@@ -97,14 +102,37 @@ class Scheduler:
         if request.request_id in self._waiting or request.request_id in self._running:
             raise ValueError(f"request {request.request_id} has been submitted already")
         settled = self._replan(now)
-        if refusal := refuse_arrival(request, self._fleet, now):
+        if refusal := self._refuse_at_the_door(request, now):
             return [*settled, refusal]
+        self._quotas.enter(request, self._expected_use(request), now)
         if refusal := self._discipline.admit(request, now):
-            return [*settled, refusal]
+            return [*settled, self._given_up(refusal)]
         decisions = self._replan(now)
         if request.request_id in self._waiting:
             decisions.append(self._keep_waiting(request))
         return [*settled, *sorted(decisions, key=lambda decision: decision.request is request)]
+
+    def explain(self, request: Request, now: float) -> Outlook:
+        """Tell what ``submit`` would answer, and when the request would then have its tokens; nothing changes.
+
+        A request that would wait may yet start at once in place of a larger one that has no room in the KV cache.
+        """
+        expected_tokens = self._output_length.expected_tokens(request)
+        if refusal := self._refuse_at_the_door(request, now):
+            return Outlook(refusal, "", Wait(request, len(self._waiting), None), expected_tokens, None, None)
+        refusal, position, wait_s, promised, placement = self._discipline.consider(request, now)
+        if not refusal and not placement and len(self._waiting) >= self._max_queued_requests:
+            refusal = self._refuse_overflow(request)
+        served = service_time(self._fleet, request, expected_tokens)
+        first_token_s = None if wait_s is None or served is None else wait_s + served.prefill_s
+        return Outlook(
+            refusal,
+            placement.worker.worker_id if placement else "",
+            Wait(request, position, wait_s, promised and not refusal),
+            expected_tokens,
+            first_token_s,
+            None if first_token_s is None or served is None else first_token_s + served.decode_s,
+        )
 
     def first_token(self, request_id: str, now: float) -> list[Decision]:
         """A running request has its first token: its prefill is done."""
@@ -116,13 +144,16 @@ class Scheduler:
         """A running request has ended by itself, with ``output_tokens`` in all its sequences together."""
         if running := self._release(request_id, now):
             self._output_length.observe(running.request, output_tokens)
+            self._quotas.leave(running.request, running.request.prompt_tokens + output_tokens)
             self._discipline.completed(running.request, now)
         return self._replan(now)
 
     def withdraw(self, request_id: str, now: float) -> list[Decision]:
         """A request is called off, wherever it is. Its output so far says nothing about others'."""
-        if self._waiting.remove(request_id) is None:
-            self._release(request_id, now)
+        if waiting := self._waiting.remove(request_id):
+            self._quotas.leave(waiting, used_tokens=0)
+        elif running := self._release(request_id, now):
+            self._quotas.leave(running.request, used_tokens=None)
         return self._replan(now)
 
     def expire(self, now: float) -> list[Decision]:
@@ -133,13 +164,19 @@ class Scheduler:
         """When time alone next changes something, on the clock of ``now``; None when nothing waits."""
         return self._discipline.next_due_s()
 
-    def position(self, request_id: str) -> tuple[int, float | None]:
-        """A waiting request's position and estimated wait in seconds, as in Wait. KeyError when it does not wait."""
-        return self._waiting.position(request_id), self._discipline.wait_s(request_id)
+    def place(self, request_id: str) -> Wait:
+        """A waiting request's place in the queue. KeyError when it does not wait."""
+        position, wait_s = self._waiting.position(request_id), self._discipline.wait_s(request_id)
+        return Wait(self._waiting.get(request_id), position, wait_s, self._discipline.is_promised(request_id))
 
-    def waiting_by_priority(self) -> dict[Priority, int]:
-        """How many requests wait, for every priority."""
-        return {priority: self._waiting.count(priority) for priority in Priority}
+    @property
+    def waiting(self) -> int:
+        """How many requests wait."""
+        return len(self._waiting)
+
+    def waiting_by_class(self) -> Mapping[str, int]:
+        """How many requests of each class wait; classes that none has waited of are not named."""
+        return self._waiting.counts()
 
     def workers(self) -> list[WorkerState]:
         """The workers' ledgers, in order of joining; to be read only."""
@@ -147,7 +184,9 @@ class Scheduler:
 
     def _replan(self, now: float) -> list[Decision]:
         expired = self._waiting.remove_expired(now)
-        refused = self._discipline.shed(now)
+        for request in expired:
+            self._quotas.leave(request, used_tokens=0)
+        refused = [self._given_up(refusal) for refusal in self._discipline.shed(now)]
         started = self._start_ready(now)
         self._drain_rate.observe(len(started), len(self._waiting), now)
         return [*(Expire(request) for request in expired), *refused, *started]
@@ -156,18 +195,35 @@ class Scheduler:
         started = []
         while placement := self._discipline.next_start(now):
             request, worker, expected_tokens = placement
+            promised = self._discipline.is_promised(request.request_id)
             self._waiting.remove(request.request_id)
             worker.reserve(request, expected_tokens)
             self._running[request.request_id] = _Running(request, worker, now)
             self._discipline.started(placement, now)
-            started.append(Start(request, worker.worker_id))
+            started.append(Start(request, worker.worker_id, promised))
         return started
 
     def _keep_waiting(self, request: Request) -> Decision:
         if len(self._waiting) > self._max_queued_requests:
             self._waiting.remove(request.request_id)
-            return refuse_overflow(request, self._drain_rate.wait_s(len(self._waiting)))
-        return Wait(request, *self.position(request.request_id))
+            return self._given_up(self._refuse_overflow(request))
+        return self.place(request.request_id)
+
+    def _refuse_at_the_door(self, request: Request, now: float) -> Reject | None:
+        if refusal := refuse_arrival(request, self._fleet, now):
+            return refusal
+        excess = self._quotas.excess(request, self._expected_use(request), now)
+        return refuse_excess(request, excess) if excess else None
+
+    def _refuse_overflow(self, request: Request) -> Reject:
+        return refuse_overflow(request, self._drain_rate.wait_s(len(self._waiting)))
+
+    def _expected_use(self, request: Request) -> int:
+        return request.prompt_tokens + request.sequences * self._output_length.expected_tokens(request)
+
+    def _given_up(self, refusal: Reject) -> Reject:
+        self._quotas.leave(refusal.request, used_tokens=0)
+        return refusal
 
     def _refuse_unserved(self) -> list[Decision]:
         """Refuse what fits none of the workers there are: at the head of the queue it would block all the others."""
@@ -176,7 +232,7 @@ class Scheduler:
         unserved = [request for request in self._waiting if not self._fleet.fits(request)]
         for request in unserved:
             self._waiting.remove(request.request_id)
-        return [refuse_unserved(request) for request in unserved]
+        return [self._given_up(refuse_unserved(request)) for request in unserved]
 
     def _release(self, request_id: str, now: float) -> _Running | None:
         if request_id not in self._running:

@@ -135,7 +135,7 @@ def main() -> None:
         load = Load(options.policy, waiting, workers)
         load.run(options.seconds * 16 / workers if workers > 16 else options.seconds)
         rows = {**load.costs, "all": [cost for costs in load.costs.values() for cost in costs]}
-        left = sum(load.scheduler.waiting_by_priority().values())
+        left = load.scheduler.waiting
         for event, costs in rows.items():
             print(f"{left:>8} {workers:>8} {event:>12} {len(costs):>8} {' '.join(shown(costs))}")
 

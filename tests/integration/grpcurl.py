@@ -68,6 +68,7 @@ def translated(line: str) -> list[str]:
     parser = argparse.ArgumentParser(prog="grpcurl", exit_on_error=False)
     parser.add_argument("-plaintext", action="store_true", required=True)
     parser.add_argument("-d", dest="data", default="{}")
+    parser.add_argument("-H", dest="headers", action="append", default=[])
     parser.add_argument("-max-time", dest="max_time_s")
     parser.add_argument("address")
     parser.add_argument("verb")
@@ -82,4 +83,5 @@ def translated(line: str) -> list[str]:
         case "describe":
             return [*GRPC, "--data", json.dumps({"fileContainingSymbol": given.symbol}), f"{base}/{REFLECTION}"]
     limit = ["--timeout", f"{given.max_time_s}s"] if given.max_time_s else []
-    return [*GRPC, *limit, "--data", given.data, f"{base}/{given.verb}"]
+    headers = [part for header in given.headers for part in ("--header", header)]
+    return [*GRPC, *limit, *headers, "--data", given.data, f"{base}/{given.verb}"]

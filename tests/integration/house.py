@@ -90,7 +90,7 @@ class House:
         """Whether nothing waits, runs or holds memory anywhere."""
         core = self.scheduler.dispatcher.core
         return (
-            not any(core.waiting_by_priority().values())
+            not core.waiting
             and not any(list(worker.request_ids) for worker in core.workers())
             and all(engine.is_empty() for engine in self.engines)
         )

@@ -8,7 +8,7 @@ import grpc
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2
 
-from common.client import Answer, Client, ask
+from common.client import TENANT_KEY, Answer, Client, ask
 from common.rich_status import read_details
 from sluice.v1 import inference_pb2
 from tests.integration.house import House, eventually
@@ -34,10 +34,15 @@ class Stream:
     """
 
     def __init__(
-        self, caller: House | Client, request: inference_pb2.GenerateRequest, *, timeout_s: float | None = None
+        self,
+        caller: House | Client,
+        request: inference_pb2.GenerateRequest,
+        *,
+        timeout_s: float | None = None,
+        tenant: str = "",
     ) -> None:
         client = caller if isinstance(caller, Client) else caller.client
-        self.call = client.stub.Generate(request, timeout=timeout_s)
+        self.call = client.stub.Generate(request, timeout=timeout_s, metadata=[(TENANT_KEY, tenant)] if tenant else ())
         self.answer = Answer()
         self.updates: list[inference_pb2.QueueUpdate] = []
 
@@ -99,7 +104,7 @@ async def queued(house: House, request: inference_pb2.GenerateRequest, *, timeou
 
 def waiting(house: House) -> int:
     """How many requests wait in the scheduler."""
-    return sum(house.scheduler.dispatcher.core.waiting_by_priority().values())
+    return house.scheduler.dispatcher.core.waiting
 
 
 def detail(error: grpc.aio.AioRpcError, kind: type[Detail]) -> Detail:

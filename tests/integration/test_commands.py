@@ -27,7 +27,7 @@ from worker.config import WorkerSettings
 COMMANDS = Path(sys.executable).parent
 GENERATE_OPTIONS = [
     *("address", "raw", "system", "priority", "timeout", "time-budget", "max-tokens", "temperature"),
-    *("top-p", "top-k", "seed", "stop", "json-schema", "receipt"),
+    *("top-p", "top-k", "seed", "stop", "json-schema", "receipt", "service-class", "tenant"),
 ]
 UP_OPTIONS = [*("engine", "model", "workers", "tensor-parallel-size", "listen", "worker-port", "metrics-port", "cache")]
 SHORT = ["--max-tokens", "12", "--seed", "7"]
@@ -226,11 +226,11 @@ async def test_the_help_of_a_process_has_every_setting_with_its_meaning_and_defa
 ) -> None:
     ran = await run(COMMANDS / command, "--help")
     assert ran.status == 0, ran.err
-    shown = " ".join(ran.out.split())
+    shown = "".join(ran.out.split())  # lines break at hyphens too
     for field in setting_fields(settings):
-        assert f" {field.flag}" in shown
+        assert field.flag in shown
         assert field.info.description
-        assert " ".join(field.help.replace("%%", "%").split()) in shown
+        assert "".join(field.help.replace("%%", "%").split()) in shown
     assert settings.environment_prefix in shown
 
 
@@ -250,3 +250,38 @@ async def test_a_command_without_its_arguments_says_how_it_is_used() -> None:
         ran = await run(COMMANDS / "sluice", *words)
         assert (ran.status, ran.out) == (2, "")
         assert ran.err.startswith("usage: sluice")
+
+
+async def explain(address: str, *arguments: str) -> Ran:
+    return await run(COMMANDS / "sluice", "explain", *arguments, "--address", address)
+
+
+async def test_explain_tells_a_person_terms_and_outlook(running: House) -> None:
+    ran = await explain(running.address, "hello", "--service-class", "low", "--tenant", "acme", "--timeout", "60")
+    assert (ran.status, ran.err) == (0, "")
+    verdict, *lines = ran.out.splitlines()
+    assert verdict.startswith("It would start at once, on worker-")
+    told = {line[:13].strip(): line[13:] for line in lines}
+    assert told["class"] == "low (requested); promised: first token 20 s"
+    assert told["tenant"] == "acme"
+    assert told["deadline"].endswith(" (call)")
+    assert "tokens expected, 2048 at most" in told["output"]
+    assert told["queue"] == "0 waiting, 1 worker(s)"
+    assert told["estimate"].startswith("first token in 0.0")
+
+
+async def test_explain_tells_why_a_request_would_be_refused(running: House) -> None:
+    hopeless = await explain(running.address, "word " * 20_000, "--priority", "high", "--timeout", "0.2")
+    assert hopeless.status == 1
+    assert "It would be refused: INFEASIBLE" in hopeless.out
+    wrong = await explain(running.address, "hello", "--service-class", "none")
+    assert wrong.status == 1
+    assert one_line(wrong.err).startswith("sluice: INVALID_ARGUMENT")
+    assert "service_class" in wrong.err
+
+
+async def test_explain_tells_a_program_the_same_as_json(running: House) -> None:
+    ran = await explain(running.address, "hello", "--format", "json")
+    told = json.loads(ran.out)
+    assert told["terms"]["service_class"] == "high"
+    assert told["worker"].startswith("worker-")

@@ -18,6 +18,8 @@ from tests.integration.house import House, eventually, house
 from tests.integration.stream import LONG, Stream, detail, occupied, queued, reason, retry_after_s, tokens
 
 ONE_SLOT = {"max_sequences": 1}
+# A policy that promises nothing and so refuses nothing beforehand: deadlines come while requests wait and run.
+STRICT = {"policy": "strict-priority"}
 STEPS_TO_STOP = 2
 
 
@@ -32,7 +34,7 @@ def steps_after_due(built: House, request_id: str) -> int:
 
 
 async def test_a_deadline_in_the_queue_never_reaches_the_engine_and_says_where_the_time_went() -> None:
-    async with house(worker=ONE_SLOT, scheduler={"default_deadline_s": 0.5}) as built, occupied(built):
+    async with house(worker=ONE_SLOT, scheduler={**STRICT, "default_deadline_s": 0.5}) as built, occupied(built):
         stream = await queued(built, ask("hi", sampling=tokens(3)))
         error = await stream.error()
         assert len(built.engine.submitted) == 1
@@ -50,7 +52,7 @@ async def test_a_deadline_in_the_queue_never_reaches_the_engine_and_says_where_t
 
 
 async def test_many_deadlines_in_the_queue_pass_each_in_its_own_time() -> None:
-    async with house(worker=ONE_SLOT) as built, occupied(built):
+    async with house(worker=ONE_SLOT, scheduler=STRICT) as built, occupied(built):
         budgets = [0.2 + 0.005 * number for number in range(60)]
 
         async def queue_for(budget_s: float) -> float:
@@ -64,7 +66,7 @@ async def test_many_deadlines_in_the_queue_pass_each_in_its_own_time() -> None:
 
 
 async def test_a_deadline_while_running_stops_the_engine_within_a_step_and_says_where_the_time_went() -> None:
-    async with house(scheduler={"default_deadline_s": 0.5}) as built:
+    async with house(scheduler={**STRICT, "default_deadline_s": 0.5}) as built:
         stream = Stream(built, ask("hi", sampling=LONG))
         error = await stream.error()
         assert stream.answer.accepted is not None
@@ -82,8 +84,8 @@ async def test_a_deadline_while_running_stops_the_engine_within_a_step_and_says_
 
 
 async def test_a_deadline_during_prefill_stops_the_engine() -> None:
-    async with house(worker={"simulated": {"speed": 0.5}}, scheduler={"default_deadline_s": 0.5}) as built:
-        error = await Stream(built, ask(token_ids=[300] * 30_000, sampling=tokens(5))).error()
+    async with house(worker={"simulated": {"speed": 0.5}}, scheduler={**STRICT, "default_deadline_s": 0.5}) as built:
+        error = await Stream(built, ask(token_ids=[300] * 30_000, priority="high", sampling=tokens(5))).error()
         await eventually(built.engine.is_empty)
         (request_id,) = built.engine.submitted
         assert steps_after_due(built, request_id) <= STEPS_TO_STOP
@@ -93,7 +95,7 @@ async def test_a_deadline_during_prefill_stops_the_engine() -> None:
 
 
 async def test_the_place_of_an_expired_request_goes_to_the_next_one() -> None:
-    async with house(worker=ONE_SLOT) as built:
+    async with house(worker=ONE_SLOT, scheduler=STRICT) as built:
         running = Stream(built, ask("hi", sampling=LONG, time_budget_s=0.4))
         await running.until("chunk")
         following = await queued(built, ask("hi", sampling=tokens(3)))
@@ -103,7 +105,7 @@ async def test_the_place_of_an_expired_request_goes_to_the_next_one() -> None:
 
 
 async def test_a_time_budget_that_runs_out_in_the_queue_gives_an_empty_answer() -> None:
-    async with house(worker=ONE_SLOT) as built, occupied(built):
+    async with house(worker=ONE_SLOT, scheduler=STRICT) as built, occupied(built):
         request = ask("hi", sampling={"n": 2}, time_budget_s=0.2)
         refused = await Stream(built, request).error()
         assert reason(refused) == "TOO_LARGE"
@@ -118,7 +120,7 @@ async def test_a_time_budget_that_runs_out_in_the_queue_gives_an_empty_answer() 
 
 
 async def test_a_time_budget_that_runs_out_while_running_gives_what_there_is() -> None:
-    async with house() as built:
+    async with house(scheduler=STRICT) as built:
         stream = Stream(built, ask("hi", sampling={"n": 2, **LONG}, time_budget_s=0.4))
         accepted = await stream.accepted()
         finished = await stream.finished()
@@ -133,7 +135,9 @@ async def test_a_time_budget_that_runs_out_while_running_gives_what_there_is() -
 
 
 async def test_a_sequence_that_ended_before_the_time_budget_keeps_its_own_reason() -> None:
-    async with house(worker={"simulated": {"output_tokens_median": 60, "output_tokens_sigma": 2}}) as built:
+    async with house(
+        worker={"simulated": {"output_tokens_median": 60, "output_tokens_sigma": 2}}, scheduler=STRICT
+    ) as built:
         request = ask("hi", sampling={"n": 16, "max_tokens": 2048, "seed": 1}, time_budget_s=0.5)
         finished = await Stream(built, request).finished()
     reasons = {sequence.finish_reason for sequence in finished.sequences}
@@ -141,7 +145,7 @@ async def test_a_sequence_that_ended_before_the_time_budget_keeps_its_own_reason
 
 
 async def test_a_call_without_a_deadline_gets_the_deployments() -> None:
-    async with house(scheduler={"default_deadline_s": 0.4}) as built:
+    async with house(scheduler={**STRICT, "default_deadline_s": 0.4}) as built:
         stream = Stream(built, ask("hi", sampling=LONG))
         accepted = await stream.accepted()
         error = await stream.error()
@@ -149,11 +153,11 @@ async def test_a_call_without_a_deadline_gets_the_deployments() -> None:
     assert accepted.deadline_rule == inference_pb2.DEADLINE_RULE_DEFAULT
     assert 0.3 < seconds(accepted.time_left) <= 0.4
     assert reason(error) == "DEADLINE_WHILE_RUNNING"
-    assert seconds(info.default_deadline) == 0.4
+    assert [seconds(each.default_deadline) for each in info.service_classes] == [0.4, 0.4, 120]
 
 
 async def test_a_call_may_give_itself_more_time_than_the_default() -> None:
-    async with house(scheduler={"default_deadline_s": 0.1}) as built:
+    async with house(scheduler={**STRICT, "default_deadline_s": 0.1}) as built:
         stream = Stream(built, ask("hi", sampling=tokens(40)), timeout_s=20)
         accepted = await stream.accepted()
         assert accepted.deadline_rule == inference_pb2.DEADLINE_RULE_CALL
@@ -163,7 +167,7 @@ async def test_a_call_may_give_itself_more_time_than_the_default() -> None:
 
 @pytest.mark.parametrize("time_budget_s", [None, 1e-6])
 async def test_a_deadline_that_has_passed_on_arrival_is_refused_at_once(time_budget_s: float | None) -> None:
-    async with house(scheduler={"default_deadline_s": 1e-6}) as built:
+    async with house(scheduler={**STRICT, "default_deadline_s": 1e-6}) as built:
         error = await Stream(built, ask("hi", time_budget_s=time_budget_s)).error()
         assert built.engine.submitted == []
     assert error.code() == grpc.StatusCode.DEADLINE_EXCEEDED
@@ -172,7 +176,7 @@ async def test_a_deadline_that_has_passed_on_arrival_is_refused_at_once(time_bud
 
 
 async def test_the_status_reaches_the_client_before_its_own_timer() -> None:
-    async with house() as built:
+    async with house(scheduler=STRICT) as built:
         for attempts_left in (2, 1, 0):  # A busy machine may take the margin away, but not three times in a row.
             error = await Stream(built, ask("hi", sampling=LONG), timeout_s=1.0).error()
             assert error.code() == grpc.StatusCode.DEADLINE_EXCEEDED
@@ -183,7 +187,7 @@ async def test_the_status_reaches_the_client_before_its_own_timer() -> None:
 
 
 async def test_the_request_is_over_before_the_clients_own_timer_however_grpc_rounds_the_timeout() -> None:
-    async with house() as built:
+    async with house(scheduler=STRICT) as built:
         for timeout_s in (0.9, 1.0, 5.003, 10.0, 10.01, 30.0, 59.95, 100.0, 600.3, 3600.0):
             began = time.monotonic()
             stream = Stream(built, ask("hi", sampling=LONG), timeout_s=timeout_s)
@@ -203,7 +207,7 @@ async def attached(built: House) -> AsyncIterator["grpc.aio.StreamStreamCall[Any
 
 
 async def test_the_worker_stops_a_request_by_itself_when_the_scheduler_says_nothing() -> None:
-    async with house() as built, attached(built) as call:
+    async with house(scheduler=STRICT) as built, attached(built) as call:
         sampling = generation_pb2.SamplingParams(n=2, max_tokens=2000, ignore_eos=True)
         submit = worker_pb2.Submit(
             request_id="alone", prompt_token_ids=[300] * 20, sampling=sampling, time_left=Duration(nanos=400_000_000)
@@ -225,7 +229,7 @@ async def test_the_worker_stops_a_request_by_itself_when_the_scheduler_says_noth
 
 
 async def test_the_worker_refuses_to_begin_what_has_no_time_left() -> None:
-    async with house() as built, attached(built) as call:
+    async with house(scheduler=STRICT) as built, attached(built) as call:
         sampling = generation_pb2.SamplingParams(max_tokens=2000, ignore_eos=True)
         submit = worker_pb2.Submit(request_id="late", prompt_token_ids=[300], sampling=sampling, time_left=Duration())
         await call.write(worker_pb2.AttachRequest(submits=[submit]))

@@ -31,7 +31,7 @@ async def test_the_receipt_tells_terms_usage_and_times(running: House) -> None:
     assert accepted is not None
     assert finished is not None
     assert accepted.priority == generation_pb2.PRIORITY_HIGH
-    assert accepted.priority_reason == inference_pb2.PRIORITY_REASON_PROMPT_LENGTH
+    assert accepted.class_reason == inference_pb2.CLASS_REASON_PROMPT_LENGTH
     assert accepted.max_tokens == 7
     assert accepted.max_tokens_rule == inference_pb2.MAX_TOKENS_RULE_REQUESTED
     assert accepted.deadline_rule == inference_pb2.DEADLINE_RULE_DEFAULT
@@ -118,7 +118,7 @@ async def test_the_model_is_described(running: House) -> None:
     assert info.default_sampling.top_p == 0.9
     assert info.default_sampling.repetition_penalty == 1.1
     assert info.max_tokens_cap == 2048
-    assert [priority.prompt_tokens_below for priority in info.priorities] == [128, 2048, 0]
+    assert [each.prompt_tokens_below for each in info.service_classes] == [128, 2048, 0]
     assert info.supports_chat
 
 

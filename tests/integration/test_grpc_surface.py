@@ -85,7 +85,7 @@ async def test_health_of_a_service_that_is_not_here_is_not_found(running: House)
 async def test_reflection_lists_each_process_s_methods(running: House, worker_address: str) -> None:
     common = ["grpc.health.v1.Health/Check", "grpc.health.v1.Health/Watch", grpcurl.REFLECTION]
     for address, own in (
-        (running.address, [f"{INFERENCE}/{name}" for name in ("CountTokens", "Generate", "GetModelInfo")]),
+        (running.address, [f"{INFERENCE}/{name}" for name in ("CountTokens", "Explain", "Generate", "GetModelInfo")]),
         (worker_address, [f"{WORKER}/{name}" for name in ("Attach", "GetTokenizer")]),
     ):
         listed = await grpcurl.run_grpcurl(f"grpcurl -plaintext {address} list everything")
@@ -105,8 +105,9 @@ async def test_reflection_describes_the_services_and_what_they_import(running: H
 
 
 async def test_every_method_of_the_public_api_can_be_called_through_reflection(running: House) -> None:
-    generated, counted, info, checked = await asyncio.gather(
+    generated, explained, counted, info, checked = await asyncio.gather(
         grpcurl.call(running.address, f"{INFERENCE}/Generate", {"prompt": "hi", "sampling": tokens(3)}),
+        grpcurl.call(running.address, f"{INFERENCE}/Explain", {"request": {"prompt": "hi", "service_class": "low"}}),
         grpcurl.call(running.address, f"{INFERENCE}/CountTokens", {"prompt": "hi"}),
         grpcurl.call(running.address, f"{INFERENCE}/GetModelInfo"),
         grpcurl.call(running.address, "grpc.health.v1.Health/Check", {"service": INFERENCE}),
@@ -114,6 +115,7 @@ async def test_every_method_of_the_public_api_can_be_called_through_reflection(r
     first, *chunks, last = generated.messages
     assert (list(first), list(last)) == (["accepted"], ["finished"])
     assert sum(len(each["chunk"]["tokenIds"]) for each in chunks) == last["finished"]["usage"]["outputTokens"] == 3
+    assert explained.messages[0]["terms"]["serviceClass"] == "low"
     assert counted.messages[0]["tokens"] == 2
     assert info.messages[0]["model"] == "simulated"
     assert checked.messages == [{"status": "SERVING"}]

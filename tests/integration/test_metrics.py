@@ -102,7 +102,8 @@ async def day() -> AsyncIterator[Day]:
     with Sluice(
         worker_arguments=["--max-sequences", "2", "--metrics-listen", f"127.0.0.1:{ports[0]}", "--log.level", "debug"],
         scheduler_arguments=[
-            *("--max-queued-requests", "1", "--metrics-listen", f"127.0.0.1:{ports[1]}", "--log.level", "debug")
+            *("--max-queued-requests", "1", "--metrics-listen", f"127.0.0.1:{ports[1]}", "--log.level", "debug"),
+            *("--policy", "strict-priority"),  # it lets deadlines come that another would have foreseen
         ],
     ) as sluice:
         day = Day(sluice)
@@ -147,7 +148,7 @@ async def run(day: Day, client: Client, ports: tuple[int, int]) -> None:
     waits.cancel()
     await day.note("low", "cancelled", waits)
     async with asyncio.timeout(20):  # else it might get the place that the next cancel frees
-        while value(await scraped(*ports), "sluice_queue_requests", priority="low"):
+        while value(await scraped(*ports), "sluice_queue_requests", service_class="low"):
             await asyncio.sleep(0.02)
     running.cancel()
     await day.note("normal", "cancelled", running)
@@ -163,40 +164,40 @@ def finished_events(day: Day) -> list[dict[str, Any]]:
     return [event for event in day.sluice.scheduler.log() if event["event"] == "request finished"]
 
 
-async def test_requests_are_counted_by_priority_and_outcome(day: Day) -> None:
+async def test_requests_are_counted_by_class_and_outcome(day: Day) -> None:
     expected = day.outcomes + Counter({("normal", "ok"): 1})
     for (priority, outcome), count in expected.items():
-        assert value(day.over, "sluice_requests_total", priority=priority, outcome=outcome) == count, outcome
+        assert value(day.over, "sluice_requests_total", service_class=priority, outcome=outcome) == count, outcome
     counted = sum(number for (name, _), number in day.over.items() if name == "sluice_requests_total")
     assert counted == expected.total()
 
 
 async def test_tokens_and_first_tokens_are_those_that_the_callers_got(day: Day) -> None:
     for priority in ("high", "low"):
-        assert value(day.over, "sluice_output_tokens_total", priority=priority) == day.output_tokens[priority]
-        first = value(day.over, "sluice_time_to_first_token_seconds_count", priority=priority)
+        assert value(day.over, "sluice_output_tokens_total", service_class=priority) == day.output_tokens[priority]
+        first = value(day.over, "sluice_time_to_first_token_seconds_count", service_class=priority)
         assert first == day.first_tokens[priority]
-        assert value(day.over, "sluice_time_to_first_token_seconds_sum", priority=priority) > first * 0.005
-        per_token = value(day.over, "sluice_time_per_output_token_seconds_count", priority=priority)
+        assert value(day.over, "sluice_time_to_first_token_seconds_sum", service_class=priority) > first * 0.005
+        per_token = value(day.over, "sluice_time_per_output_token_seconds_count", service_class=priority)
         assert per_token == first
-        assert value(day.over, "sluice_time_per_output_token_seconds_sum", priority=priority) > per_token * 0.0048
+        assert value(day.over, "sluice_time_per_output_token_seconds_sum", service_class=priority) > per_token * 0.0048
 
 
 async def test_the_time_in_the_queue_is_that_of_requests_that_reached_a_worker(day: Day) -> None:
-    assert value(day.over, "sluice_queue_seconds_count", priority="low") == day.started["low"] == 2
-    assert value(day.over, "sluice_prompt_tokens_total", priority="low") == day.prompt_tokens["low"]
-    assert value(day.over, "sluice_request_seconds_count", priority="low") == day.started["low"] + 2
+    assert value(day.over, "sluice_queue_seconds_count", service_class="low") == day.started["low"] == 2
+    assert value(day.over, "sluice_prompt_tokens_total", service_class="low") == day.prompt_tokens["low"]
+    assert value(day.over, "sluice_request_seconds_count", service_class="low") == day.started["low"] + 2
 
 
 async def test_gauges_tell_what_waits_and_runs_now(day: Day) -> None:
-    assert value(day.busy, "sluice_queue_requests", priority="low") == 1
-    assert value(day.busy, "sluice_queue_requests", priority="high") == 0
+    assert value(day.busy, "sluice_queue_requests", service_class="low") == 1
+    assert value(day.busy, "sluice_queue_requests", service_class="high") == 0
     (running,) = [number for (name, _), number in day.busy.items() if name == "sluice_worker_running_requests"]
     assert running == 1
     for samples in (day.idle, day.busy, day.over):
         assert value(samples, "sluice_workers") == 1
     for samples in (day.idle, day.over):
-        assert value(samples, "sluice_queue_requests", priority="low") == 0
+        assert value(samples, "sluice_queue_requests", service_class="low") == 0
 
 
 async def test_the_worker_tells_its_engines_load(day: Day) -> None:
@@ -214,9 +215,9 @@ async def test_every_request_ends_with_one_line_that_is_its_receipt(day: Day) ->
     events = finished_events(day)
     assert len({event["request_id"] for event in events}) == len(events) == day.outcomes.total() + 1
     assert day.ids < {event["request_id"] for event in events}
-    outcomes = Counter((event.get("priority", "unknown").lower(), event["outcome"]) for event in events)
+    outcomes = Counter((event.get("service_class", "unknown"), event["outcome"]) for event in events)
     assert outcomes == day.outcomes + Counter({("normal", "ok"): 1})
-    assert sum(event.get("output_tokens", 0) for event in events if event.get("priority") == "LOW") == 110
+    assert sum(event.get("output_tokens", 0) for event in events if event.get("service_class") == "low") == 110
     for event in events:
         assert event["total_s"] >= 0
         if event["outcome"] == "ok":

@@ -14,6 +14,7 @@ from tests.integration.house import House, house
 from tests.integration.stream import LONG, Stream, occupied, queued, reason, retry_after_s, tokens, waiting
 
 ONE_SLOT = {"max_sequences": 1}
+STRICT = {"policy": "strict-priority"}
 AGING_S = 0.2
 
 
@@ -36,18 +37,18 @@ async def service_order(built: House, requests: Sequence[inference_pb2.GenerateR
 
 
 async def test_the_more_urgent_passes_what_waits_and_a_class_keeps_its_order() -> None:
-    async with house(worker=ONE_SLOT) as built:
+    async with house(worker=ONE_SLOT, scheduler=STRICT) as built:
         asked = ["low", "normal", "high", "low", "normal", "high", "high"]
         assert await service_order(built, [short(priority) for priority in asked]) == [2, 5, 6, 1, 4, 0, 3]
 
 
 async def test_under_fcfs_priorities_change_nothing() -> None:
-    async with house(worker=ONE_SLOT, scheduler={"policy": "fcfs"}) as built:
+    async with house(worker=ONE_SLOT, scheduler={**STRICT, "policy": "fcfs"}) as built:
         assert await service_order(built, [short(each) for each in ("low", "normal", "high")]) == [0, 1, 2]
 
 
 async def test_without_a_priority_the_prompts_length_decides_the_order() -> None:
-    async with house(worker=ONE_SLOT) as built:
+    async with house(worker=ONE_SLOT, scheduler=STRICT) as built:
         lengths = [2048, 2047, 128, 127]
         requests = [ask(token_ids=[300] * length, sampling=tokens(2)) for length in lengths]
         assert await service_order(built, requests) == [3, 1, 2, 0]
@@ -59,11 +60,11 @@ async def test_without_a_priority_the_prompts_length_decides_the_order() -> None
             generation_pb2.PRIORITY_NORMAL,
             generation_pb2.PRIORITY_HIGH,
         ]
-        assert {each.priority_reason for each in accepted} == {inference_pb2.PRIORITY_REASON_PROMPT_LENGTH}
+        assert {each.class_reason for each in accepted} == {inference_pb2.CLASS_REASON_PROMPT_LENGTH}
 
 
 async def test_low_is_served_within_aging_although_high_keep_coming() -> None:
-    async with house(worker=ONE_SLOT, scheduler={"aging_s": AGING_S}) as built:
+    async with house(worker=ONE_SLOT, scheduler={**STRICT, "aging_s": AGING_S}) as built:
         served = 0
 
         async def keep_coming() -> None:
@@ -86,7 +87,7 @@ async def test_low_is_served_within_aging_although_high_keep_coming() -> None:
 
 
 async def test_the_engine_gets_only_as_many_sequences_as_run_together() -> None:
-    async with house(worker={"max_sequences": 4, "simulated": {"speed": 4.0}}) as built:
+    async with house(worker={"max_sequences": 4, "simulated": {"speed": 4.0}}, scheduler=STRICT) as built:
         singles = [short(("high", "normal", "low")[number % 3], 10) for number in range(60)]
         pairs = [ask("hi", sampling={"n": 2, **tokens(10)}) for _ in range(20)]
         await asyncio.gather(*(Stream(built, request).finished() for request in singles + pairs))
@@ -96,7 +97,7 @@ async def test_the_engine_gets_only_as_many_sequences_as_run_together() -> None:
 
 
 async def test_the_engine_gets_no_more_long_prompts_than_a_step_has_room_for() -> None:
-    async with house(worker={"max_step_tokens": 2048}) as built:
+    async with house(worker={"max_step_tokens": 2048}, scheduler=STRICT) as built:
         peak = 0
         requests = [ask(token_ids=[300] * 1500, sampling=tokens(5)) for _ in range(12)]
         streams = [asyncio.create_task(Stream(built, request).finished()) for request in requests]
@@ -110,7 +111,7 @@ async def test_the_engine_gets_no_more_long_prompts_than_a_step_has_room_for() -
 
 async def test_the_engine_gets_no_more_than_its_kv_cache_holds() -> None:
     worker = {"context_tokens": 4000, "simulated": {"kv_cache_tokens": 4000}}
-    async with house(worker=worker) as built:
+    async with house(worker=worker, scheduler=STRICT) as built:
         requests = [ask(token_ids=[300] * 1200, sampling=tokens(10)) for _ in range(10)]
         await asyncio.gather(*(Stream(built, request).finished() for request in requests))
         assert max(load.running + load.waiting for _, load in built.engine.loads) == 3
@@ -119,7 +120,7 @@ async def test_the_engine_gets_no_more_than_its_kv_cache_holds() -> None:
 
 async def test_a_prompt_that_fills_the_cache_waits_for_an_idle_worker_and_is_served() -> None:
     worker = {"context_tokens": 4000, "simulated": {"kv_cache_tokens": 4000}}
-    async with house(worker=worker) as built:
+    async with house(worker=worker, scheduler=STRICT) as built:
         large = ask(token_ids=[300] * 3990, sampling=tokens(5), priority="low")
         async with occupied(built):
             stream = await queued(built, large)
@@ -130,7 +131,7 @@ async def test_a_prompt_that_fills_the_cache_waits_for_an_idle_worker_and_is_ser
 
 
 async def test_who_waits_is_told_where_it_stands_twice_a_second_at_most() -> None:
-    async with house(worker=ONE_SLOT) as built:
+    async with house(worker=ONE_SLOT, scheduler=STRICT) as built:
         async with occupied(built):
             others = [await queued(built, short("high", 60)) for _ in range(4)]
             last = await queued(built, short("high"))
@@ -149,7 +150,7 @@ async def test_who_waits_is_told_where_it_stands_twice_a_second_at_most() -> Non
 
 
 async def test_who_is_passed_is_told_so() -> None:
-    async with house(worker=ONE_SLOT) as built, occupied(built):
+    async with house(worker=ONE_SLOT, scheduler=STRICT) as built, occupied(built):
         low = await queued(built, short("low"))
         assert low.answer.accepted is not None
         assert low.answer.accepted.queue_position == 0
@@ -160,7 +161,7 @@ async def test_who_is_passed_is_told_so() -> None:
 
 
 async def test_the_estimated_wait_is_about_what_the_wait_turns_out() -> None:
-    async with house(worker=ONE_SLOT) as built:
+    async with house(worker=ONE_SLOT, scheduler=STRICT) as built:
         async with occupied(built):
             first = await queued(built, short())
             assert first.answer.accepted is not None
@@ -178,7 +179,7 @@ async def test_the_estimated_wait_is_about_what_the_wait_turns_out() -> None:
 
 
 async def test_a_full_queue_refuses_at_once_and_harms_nobody() -> None:
-    async with house(worker=ONE_SLOT, scheduler={"max_queued_requests": 3}) as built:
+    async with house(worker=ONE_SLOT, scheduler={**STRICT, "max_queued_requests": 3}) as built:
         async with occupied(built) as running:
             kept = [await queued(built, short("low")) for _ in range(3)]
             began = time.monotonic()
@@ -196,7 +197,7 @@ async def test_a_full_queue_refuses_at_once_and_harms_nobody() -> None:
 
 
 async def test_a_queue_of_none_takes_what_can_start_at_once() -> None:
-    async with house(worker=ONE_SLOT, scheduler={"max_queued_requests": 0}) as built:
+    async with house(worker=ONE_SLOT, scheduler={**STRICT, "max_queued_requests": 0}) as built:
         await Stream(built, short()).finished()
         async with occupied(built):
             assert reason(await Stream(built, short()).error()) == "QUEUE_FULL"
@@ -204,7 +205,7 @@ async def test_a_queue_of_none_takes_what_can_start_at_once() -> None:
 
 @pytest.mark.parametrize("sampling", [{"n": 2}, {"n": 16}])
 async def test_more_sequences_than_any_worker_runs_are_refused_at_once(sampling: dict[str, int]) -> None:
-    async with house(worker=ONE_SLOT) as built:
+    async with house(worker=ONE_SLOT, scheduler=STRICT) as built:
         error = await Stream(built, ask("hi", sampling={**LONG, **sampling})).error()
         assert error.code() == grpc.StatusCode.FAILED_PRECONDITION
         assert reason(error) == "TOO_LARGE"

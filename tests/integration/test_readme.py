@@ -63,7 +63,7 @@ def split(text: str) -> list[str]:
 
 COMMANDS = shell_commands()
 GRPCURL = [command for command in COMMANDS if command.startswith("grpcurl")]
-GENERATE = [command for command in COMMANDS if "sluice generate" in command]
+GENERATE = [command for command in COMMANDS if re.search("sluice (generate|explain)", command)]
 
 
 @pytest_asyncio.fixture(scope="module")
@@ -104,14 +104,14 @@ async def test_a_grpcurl_command_does_what_it_should(running: House, command: st
         assert NOT_SIMULATED in ran.err
         return
     assert ran.status == 0, ran.err
-    if command.endswith("Generate"):
+    if command.endswith("/Generate"):
         assert "finished" in ran.messages[-1]
     else:
         assert ran.out.strip()
 
 
 @pytest.mark.parametrize("command", GENERATE)
-async def test_a_sluice_generate_command_prints_an_answer(running: House, command: str) -> None:
+async def test_a_callers_command_prints_an_answer(running: House, command: str) -> None:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     ran = await run("bash", "-c", command, env={**os.environ, "PATH": path, "SLUICE_ADDRESS": running.address})
     assert ran.status == 0, ran.err
@@ -159,6 +159,10 @@ def test_settings_in_a_file_are_what_the_readme_says(tmp_path: Path) -> None:
     loaded = SchedulerSettings.load(["--config", str(tmp_path / "sluice.toml")], prog="sluice-scheduler")
     assert loaded.worker == ["10.0.0.5:50061", "10.0.0.6:50061"]
     assert (loaded.default_deadline_s, loaded.max_tokens.cap, loaded.max_tokens.over_cap) == (20, 1024, "refuse")
+    assert loaded.high.ttft_s == 1.0
+    assert loaded.classes["code"].core("code").e2e_s == 2.5
+    assert loaded.tenants["acme"].quota().tokens_per_minute == 600_000
+    assert loaded.other_tenants.max_requests == 64
 
 
 def settings_table(settings: type[Settings]) -> str:

@@ -265,7 +265,7 @@ async def test_a_worker_that_hangs_keeps_no_request_beyond_its_deadline_and_no_s
         stub.hello.capacity.max_sequences = 1
         address = f"127.0.0.1:{stub.port}"
         async with (
-            lone_scheduler(address, default_deadline_s=1) as scheduler,
+            lone_scheduler(address, default_deadline_s=1, policy="strict-priority") as scheduler,
             Client(address_of(scheduler)) as client,
         ):
             await eventually(lambda: scheduler.dispatcher.workers == 1)

@@ -5,7 +5,8 @@ from google.protobuf.duration_pb2 import Duration
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler.deadline import DeadlinePolicy, seconds
+from scheduler.deadline import DeadlinePolicy
+from scheduler.durations import seconds
 from sluice.v1.inference_pb2 import (
     DEADLINE_RULE_CALL,
     DEADLINE_RULE_DEFAULT,

@@ -9,7 +9,8 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2
 
 from common.rich_status import Violation, status_details
-from scheduler.core.decisions import RejectReason
+from scheduler.core.decisions import Reject, RejectReason
+from scheduler.core.quota import Excess
 from scheduler.errors import (
     REJECTIONS,
     STATUS,
@@ -23,10 +24,12 @@ from scheduler.errors import (
     SluiceError,
     WorkerLost,
     from_failure,
+    from_refusal,
     to_rich_error,
 )
 from sluice.v1.inference_pb2 import FailureReceipt, Timings, Usage
 from sluice.worker.v1 import worker_pb2
+from tests.scheduler.core.builders import make_request
 
 RECEIPT = FailureReceipt(
     request_id="r1",
@@ -51,6 +54,7 @@ ALL = [
     (Rejected(RejectReason.TOO_LARGE), grpc.StatusCode.FAILED_PRECONDITION, "TOO_LARGE", None),
     (Rejected(RejectReason.INFEASIBLE), grpc.StatusCode.DEADLINE_EXCEEDED, "INFEASIBLE", None),
     (Rejected(RejectReason.INFEASIBLE_NOW, 2.0), grpc.StatusCode.RESOURCE_EXHAUSTED, "INFEASIBLE_NOW", 2.0),
+    (Rejected(RejectReason.OVER_QUOTA, 3.0), grpc.StatusCode.RESOURCE_EXHAUSTED, "OVER_QUOTA", 3.0),
     (Rejected(RejectReason.NO_WORKER), grpc.StatusCode.UNAVAILABLE, "NO_WORKER", 1.0),
     (Expired("queue", RECEIPT), grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE_IN_QUEUE", None),
     (Expired("running", RECEIPT), grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE_WHILE_RUNNING", None),
@@ -114,6 +118,26 @@ def test_a_full_queue_tells_its_numbers() -> None:
     assert str(error) == "the queue is full: queued 1024, limit 1024"
     assert info is not None
     assert dict(info.metadata) == {"queued": "1024", "limit": "1024"}
+
+
+def test_a_refusal_tells_the_estimate_behind_it() -> None:
+    refusal = Reject(make_request(service_class="chat"), RejectReason.INFEASIBLE_NOW, 2.0, estimate_s=1.23456)
+    error = from_refusal(refusal, queued=7, workers=2)
+    assert error.metadata == {"class": "chat", "queued": "7", "workers": "2", "estimated_wait_s": "1.235"}
+    hopeless = Reject(make_request(service_class="chat"), RejectReason.INFEASIBLE, None, estimate_s=4.0)
+    assert from_refusal(hopeless, queued=0, workers=1).metadata["estimated_first_token_s"] == "4.0"
+
+
+def test_who_is_over_quota_is_told_which_one() -> None:
+    excess = Excess("tokens_per_minute", 1000, 2.5)
+    refusal = Reject(make_request(tenant="acme"), RejectReason.OVER_QUOTA, 2.5, excess=excess)
+    error = from_refusal(refusal, queued=0, workers=1)
+    quota = detail_of(error, error_details_pb2.QuotaFailure)
+    assert quota is not None
+    assert [(each.subject, each.description) for each in quota.violations] == [
+        ("tenant:acme", "tokens_per_minute: at most 1000")
+    ]
+    assert str(error) == "the tenant uses as much as it may: tenant acme, tokens_per_minute 1000"
 
 
 def test_a_model_that_is_not_served_is_named_with_the_one_that_is_and_not_at_length() -> None:

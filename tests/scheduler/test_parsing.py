@@ -6,21 +6,28 @@ from collections.abc import Iterator
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
-from scheduler.config import MaxTokensSettings, PrioritySettings, SchedulerSettings
+from scheduler.class_settings import OwnClassSettings, PriorityClassSettings
+from scheduler.config import MaxTokensSettings, SchedulerSettings
 from scheduler.core.request import Priority, Request
 from scheduler.errors import InvalidRequest, ModelNotFound
 from scheduler.parsing import Admission, Door, Payload, Terms
+from scheduler.tenant_settings import QuotaSettings, TenantSettings
 from sluice.v1 import generation_pb2, inference_pb2
 from sluice.v1.generation_pb2 import SamplingParams, StructuredOutput, TokenIds
-from sluice.v1.inference_pb2 import Chat, ChatMessage, CountTokensRequest, GenerateRequest
+from sluice.v1.inference_pb2 import Chat, ChatMessage, CountTokensRequest, GenerateRequest, ServiceTargets
 from tests.scheduler.door_examples import served_model
 
 HELLO = Chat(messages=[ChatMessage(role="user", content="Hello")])
 SETTINGS = SchedulerSettings(
     max_tokens=MaxTokensSettings(default=500, cap=1000, over_cap="clamp"),
-    high=PrioritySettings(prompt_tokens_below=10, max_tokens_cap=300),
-    normal=PrioritySettings(prompt_tokens_below=100, max_tokens_cap=1000),
-    low=PrioritySettings(max_tokens_cap=2000),
+    high=PriorityClassSettings(prompt_tokens_below=10, max_tokens_cap=300),
+    normal=PriorityClassSettings(prompt_tokens_below=100, max_tokens_cap=1000),
+    low=PriorityClassSettings(max_tokens_cap=2000),
+    classes={
+        "chat": OwnClassSettings(priority="high", ttft_s=0.5, e2e_s=3.0, max_tokens_cap=700, default_deadline_s=7.0)
+    },
+    tenants={"acme": TenantSettings(service_class="chat")},
+    other_tenants=QuotaSettings(),
 )
 REFUSING = SETTINGS.model_copy(update={"max_tokens": MaxTokensSettings(default=500, cap=1000, over_cap="refuse")})
 
@@ -39,8 +46,10 @@ def refusing_door() -> Iterator[Door]:
     door.close()
 
 
-async def admit(door: Door, message: GenerateRequest, *, call_time_left_s: float | None = None) -> Admission:
-    return await door.admit(message, request_id="r1", arrival_s=100.0, call_time_left_s=call_time_left_s)
+async def admit(
+    door: Door, message: GenerateRequest, *, call_time_left_s: float | None = None, tenant: str = ""
+) -> Admission:
+    return await door.admit(message, request_id="r1", arrival_s=100.0, call_time_left_s=call_time_left_s, tenant=tenant)
 
 
 async def refusal(door: Door, message: GenerateRequest) -> list[tuple[str, str]]:
@@ -67,7 +76,7 @@ async def test_a_request_comes_out_complete(door: Door) -> None:
         model="demo",
     )
     assert await admit(door, message, call_time_left_s=60.0) == Admission(
-        Request("r1", Priority.LOW, 100.0, 102.0, prompt_tokens=3, max_tokens=7, sequences=2),
+        Request("r1", Priority.LOW, 100.0, 102.0, 3, 7, sequences=2, service_class="low", partial=True),
         Payload(
             [1, 2, 3],
             SamplingParams(
@@ -85,18 +94,19 @@ async def test_a_request_comes_out_complete(door: Door) -> None:
             ),
         ),
         Terms(
+            service_class="low",
             priority=generation_pb2.PRIORITY_LOW,
-            priority_reason=inference_pb2.PRIORITY_REASON_REQUESTED,
+            class_reason=inference_pb2.CLASS_REASON_REQUESTED,
+            targets=ServiceTargets(),
             max_tokens_rule=inference_pb2.MAX_TOKENS_RULE_REQUESTED,
             deadline_rule=inference_pb2.DEADLINE_RULE_TIME_BUDGET,
-            partial_allowed=True,
         ),
     )
 
 
 async def test_a_bare_prompt_gets_every_default(door: Door) -> None:
     admission = await admit(door, GenerateRequest(prompt="Hi"))
-    assert admission.request == Request("r1", Priority.HIGH, 100.0, 130.0, prompt_tokens=3, max_tokens=300)
+    assert admission.request == Request("r1", Priority.HIGH, 100.0, 130.0, 3, 300, service_class="high")
     assert admission.payload.sampling == SamplingParams(
         temperature=0.7,
         top_p=0.9,
@@ -110,11 +120,12 @@ async def test_a_bare_prompt_gets_every_default(door: Door) -> None:
         n=1,
     )
     assert admission.terms == Terms(
+        service_class="high",
         priority=generation_pb2.PRIORITY_HIGH,
-        priority_reason=inference_pb2.PRIORITY_REASON_PROMPT_LENGTH,
-        max_tokens_rule=inference_pb2.MAX_TOKENS_RULE_PRIORITY_CAP,
+        class_reason=inference_pb2.CLASS_REASON_PROMPT_LENGTH,
+        targets=ServiceTargets(),
+        max_tokens_rule=inference_pb2.MAX_TOKENS_RULE_CLASS_CAP,
         deadline_rule=inference_pb2.DEADLINE_RULE_DEFAULT,
-        partial_allowed=False,
     )
 
 
@@ -128,8 +139,45 @@ async def test_the_prompts_length_chooses_the_priority_that_nobody_named(
     assert (await admit(door, ids(prompt_tokens))).request.priority == priority
 
 
+async def test_a_class_that_was_asked_for_is_given_with_all_that_it_is_entitled_to(door: Door) -> None:
+    admission = await admit(door, ids(2000, service_class="chat"))
+    request, terms = admission.request, admission.terms
+    assert (request.class_name, request.priority, request.max_tokens) == ("chat", Priority.HIGH, 500)
+    assert request.deadline_s == 107.0
+    assert terms.class_reason == inference_pb2.CLASS_REASON_REQUESTED
+    assert terms.targets.end_to_end == Duration(seconds=3)
+
+
+async def test_a_tenants_class_holds_where_the_request_names_none(door: Door) -> None:
+    own = await admit(door, ids(5), tenant="acme")
+    assert (own.request.class_name, own.request.tenant) == ("chat", "acme")
+    assert own.terms.class_reason == inference_pb2.CLASS_REASON_TENANT
+    named = await admit(door, ids(5, priority=generation_pb2.PRIORITY_LOW), tenant="acme")
+    assert named.request.class_name == "low"
+    other = await admit(door, ids(5), tenant="other")
+    assert (other.request.class_name, other.request.tenant) == ("high", "other")
+
+
+@pytest.mark.parametrize(
+    ("message", "violation"),
+    [
+        (ids(5, service_class="chats"), "must be one of high, normal, low, chat; got chats"),
+        (ids(5, service_class="low", priority=generation_pb2.PRIORITY_LOW), "must be unset beside priority; got low"),
+    ],
+)
+async def test_a_class_that_is_none_is_refused(door: Door, message: GenerateRequest, violation: str) -> None:
+    assert await refusal(door, message) == [("service_class", violation)]
+
+
+@pytest.mark.parametrize("prompt_tokens", [1, 50, 4000])
+async def test_the_prompts_length_changes_no_class_that_was_named(door: Door, prompt_tokens: int) -> None:
+    named = await admit(door, ids(prompt_tokens, service_class="chat"))
+    entitled = await admit(door, ids(prompt_tokens), tenant="acme")
+    assert named.request.class_name == entitled.request.class_name == "chat"
+
+
 async def test_a_priority_without_a_bound_takes_every_prompt() -> None:
-    door = Door(SETTINGS.model_copy(update={"normal": PrioritySettings()}), served_model())
+    door = Door(SETTINGS.model_copy(update={"normal": PriorityClassSettings()}), served_model())
     assert (await admit(door, ids(4000))).request.priority == Priority.NORMAL
     door.close()
 
@@ -148,7 +196,7 @@ async def test_a_priority_that_was_asked_for_is_given(door: Door, priority: Prio
         (ids(50), 500, inference_pb2.MAX_TOKENS_RULE_DEFAULT),
         (ids(50, sampling=SamplingParams(max_tokens=999)), 999, inference_pb2.MAX_TOKENS_RULE_REQUESTED),
         (ids(50, sampling=SamplingParams(max_tokens=1001)), 1000, inference_pb2.MAX_TOKENS_RULE_CAP),
-        (ids(5, sampling=SamplingParams(max_tokens=1001)), 300, inference_pb2.MAX_TOKENS_RULE_PRIORITY_CAP),
+        (ids(5, sampling=SamplingParams(max_tokens=1001)), 300, inference_pb2.MAX_TOKENS_RULE_CLASS_CAP),
         (ids(4000, sampling=SamplingParams(max_tokens=1001)), 96, inference_pb2.MAX_TOKENS_RULE_CONTEXT),
         (ids(4095), 1, inference_pb2.MAX_TOKENS_RULE_CONTEXT),
     ],
@@ -167,7 +215,7 @@ async def test_max_tokens_is_the_lowest_limit(
         (ids(50, sampling=SamplingParams(max_tokens=1001)), "must be at most 1000, the deployment's cap; got 1001"),
         (
             ids(5, sampling=SamplingParams(max_tokens=301)),
-            "must be at most 300, the cap of the request's priority; got 301",
+            "must be at most 300, the cap of the request's service class; got 301",
         ),
     ],
 )
@@ -203,7 +251,7 @@ async def test_the_deadline_is_the_earliest_and_a_time_budget_allows_a_partial_a
     admission = await admit(door, ids(5, time_budget=budget), call_time_left_s=call_s)
     assert admission.request.deadline_s == pytest.approx(deadline_s)
     assert admission.terms.deadline_rule == rule
-    assert admission.terms.partial_allowed is partial
+    assert admission.request.partial is partial
 
 
 @pytest.mark.parametrize(
@@ -357,14 +405,22 @@ def test_the_model_is_described_with_its_defaults_and_limits(door: Door) -> None
     assert (info.model, info.context_tokens, info.vocabulary_size) == ("demo", 4096, 260)
     assert info.default_sampling.temperature == 0.7
     assert info.default_sampling.max_tokens == 500
-    assert info.default_deadline.ToTimedelta().total_seconds() == 30
     assert info.max_tokens_cap == 1000
     assert info.supports_chat
-    assert [
-        (each.priority, each.prompt_tokens_below if each.HasField("prompt_tokens_below") else None, each.max_tokens_cap)
-        for each in info.priorities
-    ] == [
-        (generation_pb2.PRIORITY_HIGH, 10, 300),
-        (generation_pb2.PRIORITY_NORMAL, 100, 1000),
-        (generation_pb2.PRIORITY_LOW, None, 1000),
+    high, normal, low, chat = info.service_classes
+    assert [each.name for each in info.service_classes] == ["high", "normal", "low", "chat"]
+    assert [each.priority for each in (high, normal, low, chat)] == [
+        generation_pb2.PRIORITY_HIGH,
+        generation_pb2.PRIORITY_NORMAL,
+        generation_pb2.PRIORITY_LOW,
+        generation_pb2.PRIORITY_HIGH,
     ]
+    assert [each.prompt_tokens_below for each in (high, normal)] == [10, 100]
+    assert not low.HasField("prompt_tokens_below")
+    assert not chat.HasField("prompt_tokens_below")
+    assert [each.max_tokens_cap for each in (high, normal, low, chat)] == [300, 1000, 1000, 700]
+    deadlines_s = [each.default_deadline.ToTimedelta().total_seconds() for each in (high, normal, low, chat)]
+    assert deadlines_s == [30, 30, 30, 7]
+    assert chat.targets == ServiceTargets(
+        time_to_first_token=Duration(nanos=500_000_000), end_to_end=Duration(seconds=3)
+    )

@@ -99,12 +99,21 @@ def test_a_removed_request_does_not_expire(queue: WaitingQueue) -> None:
     assert queue.remove_expired(5.0) == []
 
 
-def test_waiting_requests_are_counted_by_priority(queue: WaitingQueue) -> None:
+def test_waiting_requests_are_counted_by_class(queue: WaitingQueue) -> None:
     queue.push(make_request("a", priority=Priority.LOW))
     queue.push(make_request("b", priority=Priority.LOW, deadline_s=1.0))
     queue.push(make_request("c", priority=Priority.HIGH))
     queue.remove_expired(1.0)
-    assert [queue.count(priority) for priority in Priority] == [1, 0, 1]
+    assert queue.counts() == {"high": 1, "low": 1}
+
+
+def test_a_newcomer_is_told_the_position_it_would_have(queue: WaitingQueue) -> None:
+    for name, arrival_s in (("a", 1.0), ("b", 2.0), ("c", 2.0), ("d", 3.0)):
+        queue.push(make_request(name, arrival_s=arrival_s))
+    newcomer = make_request("new", arrival_s=2.0)
+    position = queue.position_for(newcomer)
+    queue.push(newcomer)
+    assert position == queue.position("new") == 3
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5), st.sampled_from(["push", "remove", "expire"]))))

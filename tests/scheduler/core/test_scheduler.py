@@ -28,8 +28,8 @@ def test_a_request_that_cannot_start_waits_in_its_position(scheduler: Scheduler)
     scheduler.submit(make_request("running"), now=0.0)
     assert scheduler.submit(low, now=1.0) == [Wait(low, 0, None)]
     assert scheduler.submit(high, now=2.0) == [Wait(high, 0, None)]
-    assert scheduler.position("low") == (1, None)
-    assert scheduler.waiting_by_priority() == {Priority.HIGH: 1, Priority.NORMAL: 0, Priority.LOW: 1}
+    assert scheduler.place("low") == Wait(low, 1, None)
+    assert scheduler.waiting_by_class() == {"high": 1, "normal": 0, "low": 1}
 
 
 @pytest.mark.parametrize("end", ["finish", "withdraw"])
@@ -117,13 +117,14 @@ def test_withdrawing_twice_releases_once(scheduler: Scheduler) -> None:
 def test_facts_about_the_unknown_change_nothing(scheduler: Scheduler) -> None:
     scheduler.join("w", SINGLE, now=0.0)
     scheduler.submit(make_request("a"), now=0.0)
-    scheduler.submit(make_request("b"), now=0.0)
+    b = make_request("b")
+    scheduler.submit(b, now=0.0)
     assert scheduler.first_token("b", now=1.0) == []
     assert scheduler.finish("b", 10, now=1.0) == []
     assert scheduler.finish("x", 10, now=1.0) == []
     assert scheduler.lose("x", now=1.0) == []
     assert report(scheduler, "x", now=1.0) == []
-    assert scheduler.position("b") == (0, None)
+    assert scheduler.place("b") == Wait(b, 0, None)
 
 
 def test_a_request_expires_in_the_queue_when_its_deadline_comes(scheduler: Scheduler) -> None:
@@ -158,7 +159,7 @@ def test_a_full_queue_refuses_with_the_time_in_which_it_drains(make_scheduler: M
     assert isinstance(reject, Reject)
     assert (reject.request, reject.reason) == (late, RejectReason.QUEUE_FULL)
     assert reject.retry_after_s == pytest.approx(6.0, rel=0.1)
-    assert scheduler.waiting_by_priority()[Priority.NORMAL] == 2
+    assert scheduler.waiting_by_class()["normal"] == 2
 
 
 def test_a_wait_is_estimated_from_recent_starts(scheduler: Scheduler) -> None:
@@ -167,9 +168,9 @@ def test_a_wait_is_estimated_from_recent_starts(scheduler: Scheduler) -> None:
         scheduler.submit(make_request(str(number)), now=0.0)
     for number in range(3):
         scheduler.finish(str(number), 10, now=2.0 * (number + 1))
-    position, wait_s = scheduler.position("5")
-    assert position == 1
-    assert wait_s == pytest.approx(4.0, rel=0.2)
+    place = scheduler.place("5")
+    assert place.position == 1
+    assert place.estimated_wait_s == pytest.approx(4.0, rel=0.2)
 
 
 def test_a_full_queue_lets_in_what_can_start_at_once(make_scheduler: MakeScheduler) -> None:
@@ -222,7 +223,7 @@ def test_requests_on_a_lost_worker_are_lost_and_the_waiting_stay(scheduler: Sche
     scheduler.submit(a, now=0.0)
     scheduler.submit(b, now=0.0)
     assert scheduler.lose("w", now=1.0) == [Lose(a, "w")]
-    assert scheduler.position("b") == (0, None)
+    assert scheduler.place("b") == Wait(b, 0, None)
     assert scheduler.join("w", SINGLE, now=2.0) == [Start(b, "w")]
 
 

@@ -1,5 +1,6 @@
 """Random histories, held against a plain model after every call."""
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -176,11 +177,10 @@ class SchedulerMachine(RuleBasedStateMachine):
     @invariant()
     def the_queue_is_reported_as_it_is(self) -> None:
         waiting = self.reference.waiting
-        assert [self.scheduler.position(request.request_id)[0] for request in waiting] == list(range(len(waiting)))
+        assert [self.scheduler.place(request.request_id).position for request in waiting] == list(range(len(waiting)))
         assert self.scheduler.next_expiry() == min((request.deadline_s for request in waiting), default=None)
-        assert self.scheduler.waiting_by_priority() == {
-            priority: sum(request.priority is priority for request in waiting) for priority in Priority
-        }
+        assert self.scheduler.waiting == len(waiting)
+        assert Counter(self.scheduler.waiting_by_class()) == Counter(request.class_name for request in waiting)
 
     def teardown(self) -> None:
         if hasattr(self, "scheduler"):

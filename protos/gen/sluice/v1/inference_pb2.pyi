@@ -21,29 +21,33 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
-class _PriorityReason:
+class _ClassReason:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
 
-class _PriorityReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PriorityReason.ValueType], _builtins.type):
+class _ClassReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ClassReason.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
-    PRIORITY_REASON_UNSPECIFIED: _PriorityReason.ValueType  # 0
+    CLASS_REASON_UNSPECIFIED: _ClassReason.ValueType  # 0
     """Never sent."""
-    PRIORITY_REASON_REQUESTED: _PriorityReason.ValueType  # 1
-    """The request named it."""
-    PRIORITY_REASON_PROMPT_LENGTH: _PriorityReason.ValueType  # 2
+    CLASS_REASON_REQUESTED: _ClassReason.ValueType  # 1
+    """The request named it, or a priority."""
+    CLASS_REASON_PROMPT_LENGTH: _ClassReason.ValueType  # 2
     """The prompt's length decided."""
+    CLASS_REASON_TENANT: _ClassReason.ValueType  # 3
+    """It is the tenant's."""
 
-class PriorityReason(_PriorityReason, metaclass=_PriorityReasonEnumTypeWrapper):
-    """Which rule chose the priority."""
+class ClassReason(_ClassReason, metaclass=_ClassReasonEnumTypeWrapper):
+    """Which rule chose the service class."""
 
-PRIORITY_REASON_UNSPECIFIED: PriorityReason.ValueType  # 0
+CLASS_REASON_UNSPECIFIED: ClassReason.ValueType  # 0
 """Never sent."""
-PRIORITY_REASON_REQUESTED: PriorityReason.ValueType  # 1
-"""The request named it."""
-PRIORITY_REASON_PROMPT_LENGTH: PriorityReason.ValueType  # 2
+CLASS_REASON_REQUESTED: ClassReason.ValueType  # 1
+"""The request named it, or a priority."""
+CLASS_REASON_PROMPT_LENGTH: ClassReason.ValueType  # 2
 """The prompt's length decided."""
-Global___PriorityReason: _TypeAlias = PriorityReason  # noqa: Y015
+CLASS_REASON_TENANT: ClassReason.ValueType  # 3
+"""It is the tenant's."""
+Global___ClassReason: _TypeAlias = ClassReason  # noqa: Y015
 
 class _MaxTokensRule:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -59,8 +63,8 @@ class _MaxTokensRuleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MaxToke
     """The request named none; the deployment's default."""
     MAX_TOKENS_RULE_CAP: _MaxTokensRule.ValueType  # 3
     """The deployment's cap, below what was asked."""
-    MAX_TOKENS_RULE_PRIORITY_CAP: _MaxTokensRule.ValueType  # 4
-    """The cap of the request's priority, below what was asked."""
+    MAX_TOKENS_RULE_CLASS_CAP: _MaxTokensRule.ValueType  # 4
+    """The cap of the request's service class, below what was asked."""
     MAX_TOKENS_RULE_CONTEXT: _MaxTokensRule.ValueType  # 5
     """The room that the prompt leaves in the model's context."""
 
@@ -75,8 +79,8 @@ MAX_TOKENS_RULE_DEFAULT: MaxTokensRule.ValueType  # 2
 """The request named none; the deployment's default."""
 MAX_TOKENS_RULE_CAP: MaxTokensRule.ValueType  # 3
 """The deployment's cap, below what was asked."""
-MAX_TOKENS_RULE_PRIORITY_CAP: MaxTokensRule.ValueType  # 4
-"""The cap of the request's priority, below what was asked."""
+MAX_TOKENS_RULE_CLASS_CAP: MaxTokensRule.ValueType  # 4
+"""The cap of the request's service class, below what was asked."""
 MAX_TOKENS_RULE_CONTEXT: MaxTokensRule.ValueType  # 5
 """The room that the prompt leaves in the model's context."""
 Global___MaxTokensRule: _TypeAlias = MaxTokensRule  # noqa: Y015
@@ -92,7 +96,7 @@ class _DeadlineRuleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Deadline
     DEADLINE_RULE_CALL: _DeadlineRule.ValueType  # 1
     """The call's own deadline."""
     DEADLINE_RULE_DEFAULT: _DeadlineRule.ValueType  # 2
-    """The call had none; the deployment's default."""
+    """The call had none; the default of the service class."""
     DEADLINE_RULE_TIME_BUDGET: _DeadlineRule.ValueType  # 3
     """The request's time_budget, which is shorter."""
 
@@ -104,7 +108,7 @@ DEADLINE_RULE_UNSPECIFIED: DeadlineRule.ValueType  # 0
 DEADLINE_RULE_CALL: DeadlineRule.ValueType  # 1
 """The call's own deadline."""
 DEADLINE_RULE_DEFAULT: DeadlineRule.ValueType  # 2
-"""The call had none; the deployment's default."""
+"""The call had none; the default of the service class."""
 DEADLINE_RULE_TIME_BUDGET: DeadlineRule.ValueType  # 3
 """The request's time_budget, which is shorter."""
 Global___DeadlineRule: _TypeAlias = DeadlineRule  # noqa: Y015
@@ -256,14 +260,18 @@ class GenerateRequest(_message.Message):
     PRIORITY_FIELD_NUMBER: _builtins.int
     TIME_BUDGET_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
+    SERVICE_CLASS_FIELD_NUMBER: _builtins.int
     prompt: _builtins.str
     """Plain text, tokenised with the model's special tokens."""
     priority: _generation_pb2.Priority.ValueType
-    """How urgent this is. Unset: by the prompt's length, under 128 tokens HIGH, under 2,048 NORMAL, else LOW, where the
-    deployment does not say otherwise.
-    """
+    """How urgent this is: short for the service class high, normal or low. Unset: see service_class."""
     model: _builtins.str
     """The model's name; a request for another than the served one is NOT_FOUND. Unset: the served model."""
+    service_class: _builtins.str
+    """Name of the service class, as GetModelInfo lists them; not beside priority. Unset, and priority too: the tenant's
+    class, else by the prompt's length, under 128 tokens high, under 2,048 normal, else low, where the deployment does
+    not say otherwise.
+    """
     @_builtins.property
     def chat(self) -> Global___Chat:
         """A conversation."""
@@ -292,16 +300,53 @@ class GenerateRequest(_message.Message):
         priority: _generation_pb2.Priority.ValueType = ...,
         time_budget: _duration_pb2.Duration | None = ...,
         model: _builtins.str = ...,
+        service_class: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "input", b"input", "prompt", b"prompt", "sampling", b"sampling", "time_budget", b"time_budget", "token_ids", b"token_ids"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "input", b"input", "model", b"model", "priority", b"priority", "prompt", b"prompt", "sampling", b"sampling", "time_budget", b"time_budget", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "input", b"input", "model", b"model", "priority", b"priority", "prompt", b"prompt", "sampling", b"sampling", "service_class", b"service_class", "time_budget", b"time_budget", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_input: _TypeAlias = _typing.Literal["prompt", "chat", "token_ids"]  # noqa: Y015
     _WhichOneofArgType_input: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_input) -> _WhichOneofReturnType_input | None: ...
 
 Global___GenerateRequest: _TypeAlias = GenerateRequest  # noqa: Y015
+
+@_typing.final
+class ServiceTargets(_message.Message):
+    """What a service class aims at. Unset: no such target."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TIME_TO_FIRST_TOKEN_FIELD_NUMBER: _builtins.int
+    TIME_PER_OUTPUT_TOKEN_FIELD_NUMBER: _builtins.int
+    END_TO_END_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def time_to_first_token(self) -> _duration_pb2.Duration:
+        """From arrival to the first token."""
+
+    @_builtins.property
+    def time_per_output_token(self) -> _duration_pb2.Duration:
+        """Mean time of each output token after the first."""
+
+    @_builtins.property
+    def end_to_end(self) -> _duration_pb2.Duration:
+        """From arrival to the last token."""
+
+    def __init__(
+        self,
+        *,
+        time_to_first_token: _duration_pb2.Duration | None = ...,
+        time_per_output_token: _duration_pb2.Duration | None = ...,
+        end_to_end: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_to_end", b"end_to_end", "time_per_output_token", b"time_per_output_token", "time_to_first_token", b"time_to_first_token"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_to_end", b"end_to_end", "time_per_output_token", b"time_per_output_token", "time_to_first_token", b"time_to_first_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ServiceTargets: _TypeAlias = ServiceTargets  # noqa: Y015
 
 @_typing.final
 class Accepted(_message.Message):
@@ -312,7 +357,7 @@ class Accepted(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
-    PRIORITY_REASON_FIELD_NUMBER: _builtins.int
+    CLASS_REASON_FIELD_NUMBER: _builtins.int
     PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
     MAX_TOKENS_FIELD_NUMBER: _builtins.int
     MAX_TOKENS_RULE_FIELD_NUMBER: _builtins.int
@@ -320,14 +365,18 @@ class Accepted(_message.Message):
     DEADLINE_RULE_FIELD_NUMBER: _builtins.int
     QUEUE_POSITION_FIELD_NUMBER: _builtins.int
     ESTIMATED_WAIT_FIELD_NUMBER: _builtins.int
+    SERVICE_CLASS_FIELD_NUMBER: _builtins.int
+    TARGETS_FIELD_NUMBER: _builtins.int
+    PROMISED_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """The request's id, as logs and errors name it."""
     model: _builtins.str
     """The served model's name."""
     priority: _generation_pb2.Priority.ValueType
     """The effective priority."""
-    priority_reason: Global___PriorityReason.ValueType
-    """Which rule chose it."""
+    class_reason: Global___ClassReason.ValueType
+    """Which rule chose the service class, and with it the priority."""
     prompt_tokens: _builtins.int
     """Tokens of the prompt."""
     max_tokens: _builtins.int
@@ -338,6 +387,14 @@ class Accepted(_message.Message):
     """Which rule set it."""
     queue_position: _builtins.int
     """How many requests are served before this one; 0: it starts now or next."""
+    service_class: _builtins.str
+    """The effective service class."""
+    promised: _builtins.bool
+    """Whether the scheduler counts on meeting the targets. False: it is served as soon as what is promised to others
+    lets it, or the policy makes no promises.
+    """
+    tenant: _builtins.str
+    """For whom it is served, as the call's metadata said. Empty: nobody in particular."""
     @_builtins.property
     def time_left(self) -> _duration_pb2.Duration:
         """Time until the request is stopped."""
@@ -346,13 +403,17 @@ class Accepted(_message.Message):
     def estimated_wait(self) -> _duration_pb2.Duration:
         """Estimated wait in the queue. Unset while there is nothing to estimate from."""
 
+    @_builtins.property
+    def targets(self) -> Global___ServiceTargets:
+        """What the class aims at."""
+
     def __init__(
         self,
         *,
         request_id: _builtins.str = ...,
         model: _builtins.str = ...,
         priority: _generation_pb2.Priority.ValueType = ...,
-        priority_reason: Global___PriorityReason.ValueType = ...,
+        class_reason: Global___ClassReason.ValueType = ...,
         prompt_tokens: _builtins.int = ...,
         max_tokens: _builtins.int = ...,
         max_tokens_rule: Global___MaxTokensRule.ValueType = ...,
@@ -360,10 +421,14 @@ class Accepted(_message.Message):
         deadline_rule: Global___DeadlineRule.ValueType = ...,
         queue_position: _builtins.int = ...,
         estimated_wait: _duration_pb2.Duration | None = ...,
+        service_class: _builtins.str = ...,
+        targets: Global___ServiceTargets | None = ...,
+        promised: _builtins.bool = ...,
+        tenant: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["estimated_wait", b"estimated_wait", "time_left", b"time_left"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["estimated_wait", b"estimated_wait", "targets", b"targets", "time_left", b"time_left"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deadline_rule", b"deadline_rule", "estimated_wait", b"estimated_wait", "max_tokens", b"max_tokens", "max_tokens_rule", b"max_tokens_rule", "model", b"model", "priority", b"priority", "priority_reason", b"priority_reason", "prompt_tokens", b"prompt_tokens", "queue_position", b"queue_position", "request_id", b"request_id", "time_left", b"time_left"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["class_reason", b"class_reason", "deadline_rule", b"deadline_rule", "estimated_wait", b"estimated_wait", "max_tokens", b"max_tokens", "max_tokens_rule", b"max_tokens_rule", "model", b"model", "priority", b"priority", "promised", b"promised", "prompt_tokens", b"prompt_tokens", "queue_position", b"queue_position", "request_id", b"request_id", "service_class", b"service_class", "targets", b"targets", "tenant", b"tenant", "time_left", b"time_left"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -371,14 +436,17 @@ Global___Accepted: _TypeAlias = Accepted  # noqa: Y015
 
 @_typing.final
 class QueueUpdate(_message.Message):
-    """The request's place in the queue has changed. Sent at most twice a second."""
+    """The request's place in the queue, its estimated wait or its promise has changed. Sent at most twice a second."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     QUEUE_POSITION_FIELD_NUMBER: _builtins.int
     ESTIMATED_WAIT_FIELD_NUMBER: _builtins.int
+    PROMISED_FIELD_NUMBER: _builtins.int
     queue_position: _builtins.int
     """How many requests are served before this one."""
+    promised: _builtins.bool
+    """As in Accepted."""
     @_builtins.property
     def estimated_wait(self) -> _duration_pb2.Duration:
         """Estimated wait in the queue from now. Unset while there is nothing to estimate from."""
@@ -388,10 +456,11 @@ class QueueUpdate(_message.Message):
         *,
         queue_position: _builtins.int = ...,
         estimated_wait: _duration_pb2.Duration | None = ...,
+        promised: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["estimated_wait", b"estimated_wait"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["estimated_wait", b"estimated_wait", "queue_position", b"queue_position"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["estimated_wait", b"estimated_wait", "promised", b"promised", "queue_position", b"queue_position"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -678,6 +747,126 @@ class FailureReceipt(_message.Message):
 Global___FailureReceipt: _TypeAlias = FailureReceipt  # noqa: Y015
 
 @_typing.final
+class ExplainRequest(_message.Message):
+    """Asks what would become of a request."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def request(self) -> Global___GenerateRequest:
+        """The request."""
+
+    def __init__(
+        self,
+        *,
+        request: Global___GenerateRequest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainRequest: _TypeAlias = ExplainRequest  # noqa: Y015
+
+@_typing.final
+class Refusal(_message.Message):
+    """Why a request would be refused: what the error of Generate would say."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REASON_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    CODE_FIELD_NUMBER: _builtins.int
+    RETRY_AFTER_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    """ErrorInfo's reason."""
+    message: _builtins.str
+    """The status's message."""
+    code: _builtins.int
+    """The status's code, as google.rpc.Code numbers them."""
+    @_builtins.property
+    def retry_after(self) -> _duration_pb2.Duration:
+        """When asking again makes sense. Unset: it does not."""
+
+    def __init__(
+        self,
+        *,
+        reason: _builtins.str = ...,
+        message: _builtins.str = ...,
+        code: _builtins.int = ...,
+        retry_after: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["retry_after", b"retry_after"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "message", b"message", "reason", b"reason", "retry_after", b"retry_after"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Refusal: _TypeAlias = Refusal  # noqa: Y015
+
+@_typing.final
+class ExplainResponse(_message.Message):
+    """What would become of a request that came now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TERMS_FIELD_NUMBER: _builtins.int
+    REFUSAL_FIELD_NUMBER: _builtins.int
+    WORKER_FIELD_NUMBER: _builtins.int
+    EXPECTED_OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    ESTIMATED_TIME_TO_FIRST_TOKEN_FIELD_NUMBER: _builtins.int
+    ESTIMATED_TOTAL_FIELD_NUMBER: _builtins.int
+    QUEUED_REQUESTS_FIELD_NUMBER: _builtins.int
+    WORKERS_FIELD_NUMBER: _builtins.int
+    worker: _builtins.str
+    """The worker that would start it at once. Empty: it would wait, or be refused."""
+    expected_output_tokens: _builtins.int
+    """Output tokens expected of each sequence, from the answers of its class and tenant so far."""
+    queued_requests: _builtins.int
+    """Requests that wait now, all classes."""
+    workers: _builtins.int
+    """Workers there are now."""
+    @_builtins.property
+    def terms(self) -> Global___Accepted:
+        """Its terms, its place and its wait; the request id is empty. Of a refused request place and wait are those that it
+        would have had.
+        """
+
+    @_builtins.property
+    def refusal(self) -> Global___Refusal:
+        """Why it would be refused. Unset: it would be served."""
+
+    @_builtins.property
+    def estimated_time_to_first_token(self) -> _duration_pb2.Duration:
+        """Estimated time from now to the first token. Unset while there is nothing to estimate from."""
+
+    @_builtins.property
+    def estimated_total(self) -> _duration_pb2.Duration:
+        """Estimated time from now to the last token. Unset while there is nothing to estimate from."""
+
+    def __init__(
+        self,
+        *,
+        terms: Global___Accepted | None = ...,
+        refusal: Global___Refusal | None = ...,
+        worker: _builtins.str = ...,
+        expected_output_tokens: _builtins.int = ...,
+        estimated_time_to_first_token: _duration_pb2.Duration | None = ...,
+        estimated_total: _duration_pb2.Duration | None = ...,
+        queued_requests: _builtins.int = ...,
+        workers: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["estimated_time_to_first_token", b"estimated_time_to_first_token", "estimated_total", b"estimated_total", "refusal", b"refusal", "terms", b"terms"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["estimated_time_to_first_token", b"estimated_time_to_first_token", "estimated_total", b"estimated_total", "expected_output_tokens", b"expected_output_tokens", "queued_requests", b"queued_requests", "refusal", b"refusal", "terms", b"terms", "worker", b"worker", "workers", b"workers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainResponse: _TypeAlias = ExplainResponse  # noqa: Y015
+
+@_typing.final
 class CountTokensRequest(_message.Message):
     """Asks how many tokens an input has. Exactly one input."""
 
@@ -732,7 +921,7 @@ class CountTokensResponse(_message.Message):
     room_tokens: _builtins.int
     """New tokens that fit into the model's context after it."""
     priority: _generation_pb2.Priority.ValueType
-    """The priority that its length would give a request without one."""
+    """The priority that its length would give a request that names no class."""
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """The ids, where they were asked for."""
@@ -771,36 +960,54 @@ class GetModelInfoRequest(_message.Message):
 Global___GetModelInfoRequest: _TypeAlias = GetModelInfoRequest  # noqa: Y015
 
 @_typing.final
-class PriorityInfo(_message.Message):
-    """Limits of one priority."""
+class ServiceClassInfo(_message.Message):
+    """A service class: what it aims at and its limits."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    NAME_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     PROMPT_TOKENS_BELOW_FIELD_NUMBER: _builtins.int
     MAX_TOKENS_CAP_FIELD_NUMBER: _builtins.int
+    TARGETS_FIELD_NUMBER: _builtins.int
+    DEFAULT_DEADLINE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name."""
     priority: _generation_pb2.Priority.ValueType
-    """Which priority."""
+    """Its priority, for policies that know priorities alone."""
     prompt_tokens_below: _builtins.int
-    """Prompts under this many tokens get it when the request names none. Unset: no bound."""
+    """Prompts under this many tokens get it when neither request nor tenant names a class. Unset: no bound, or, of a
+    class that is not called after its priority, it is never chosen by length.
+    """
     max_tokens_cap: _builtins.int
     """Cap on new tokens."""
+    @_builtins.property
+    def targets(self) -> Global___ServiceTargets:
+        """What it aims at."""
+
+    @_builtins.property
+    def default_deadline(self) -> _duration_pb2.Duration:
+        """The deadline of calls that have none."""
+
     def __init__(
         self,
         *,
+        name: _builtins.str = ...,
         priority: _generation_pb2.Priority.ValueType = ...,
         prompt_tokens_below: _builtins.int | None = ...,
         max_tokens_cap: _builtins.int = ...,
+        targets: Global___ServiceTargets | None = ...,
+        default_deadline: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_prompt_tokens_below", b"_prompt_tokens_below", "prompt_tokens_below", b"prompt_tokens_below"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_prompt_tokens_below", b"_prompt_tokens_below", "default_deadline", b"default_deadline", "prompt_tokens_below", b"prompt_tokens_below", "targets", b"targets"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_prompt_tokens_below", b"_prompt_tokens_below", "max_tokens_cap", b"max_tokens_cap", "priority", b"priority", "prompt_tokens_below", b"prompt_tokens_below"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_prompt_tokens_below", b"_prompt_tokens_below", "default_deadline", b"default_deadline", "max_tokens_cap", b"max_tokens_cap", "name", b"name", "priority", b"priority", "prompt_tokens_below", b"prompt_tokens_below", "targets", b"targets"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__prompt_tokens_below: _TypeAlias = _typing.Literal["prompt_tokens_below"]  # noqa: Y015
     _WhichOneofArgType__prompt_tokens_below: _TypeAlias = _typing.Literal["_prompt_tokens_below", b"_prompt_tokens_below"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__prompt_tokens_below) -> _WhichOneofReturnType__prompt_tokens_below | None: ...
 
-Global___PriorityInfo: _TypeAlias = PriorityInfo  # noqa: Y015
+Global___ServiceClassInfo: _TypeAlias = ServiceClassInfo  # noqa: Y015
 
 @_typing.final
 class GetModelInfoResponse(_message.Message):
@@ -813,8 +1020,7 @@ class GetModelInfoResponse(_message.Message):
     VOCABULARY_SIZE_FIELD_NUMBER: _builtins.int
     DEFAULT_SAMPLING_FIELD_NUMBER: _builtins.int
     MAX_TOKENS_CAP_FIELD_NUMBER: _builtins.int
-    PRIORITIES_FIELD_NUMBER: _builtins.int
-    DEFAULT_DEADLINE_FIELD_NUMBER: _builtins.int
+    SERVICE_CLASSES_FIELD_NUMBER: _builtins.int
     SUPPORTS_CHAT_FIELD_NUMBER: _builtins.int
     WORKERS_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
@@ -825,7 +1031,7 @@ class GetModelInfoResponse(_message.Message):
     vocabulary_size: _builtins.int
     """Size of the vocabulary: ids are below it."""
     max_tokens_cap: _builtins.int
-    """Cap on new tokens, whatever the priority."""
+    """Cap on new tokens, whatever the class."""
     supports_chat: _builtins.bool
     """Whether Chat input is supported: the model has a chat template."""
     workers: _builtins.int
@@ -837,12 +1043,8 @@ class GetModelInfoResponse(_message.Message):
         """The values that unset sampling fields take."""
 
     @_builtins.property
-    def priorities(self) -> _containers.RepeatedCompositeFieldContainer[Global___PriorityInfo]:
-        """The priorities, most urgent first."""
-
-    @_builtins.property
-    def default_deadline(self) -> _duration_pb2.Duration:
-        """The deadline of calls that have none."""
+    def service_classes(self) -> _containers.RepeatedCompositeFieldContainer[Global___ServiceClassInfo]:
+        """The service classes: high, normal and low, then the deployment's own."""
 
     def __init__(
         self,
@@ -852,15 +1054,14 @@ class GetModelInfoResponse(_message.Message):
         vocabulary_size: _builtins.int = ...,
         default_sampling: _generation_pb2.SamplingParams | None = ...,
         max_tokens_cap: _builtins.int = ...,
-        priorities: _abc.Iterable[Global___PriorityInfo] | None = ...,
-        default_deadline: _duration_pb2.Duration | None = ...,
+        service_classes: _abc.Iterable[Global___ServiceClassInfo] | None = ...,
         supports_chat: _builtins.bool = ...,
         workers: _builtins.int = ...,
         version: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["default_deadline", b"default_deadline", "default_sampling", b"default_sampling"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["default_sampling", b"default_sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_tokens", b"context_tokens", "default_deadline", b"default_deadline", "default_sampling", b"default_sampling", "max_tokens_cap", b"max_tokens_cap", "model", b"model", "priorities", b"priorities", "supports_chat", b"supports_chat", "version", b"version", "vocabulary_size", b"vocabulary_size", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_tokens", b"context_tokens", "default_sampling", b"default_sampling", "max_tokens_cap", b"max_tokens_cap", "model", b"model", "service_classes", b"service_classes", "supports_chat", b"supports_chat", "version", b"version", "vocabulary_size", b"vocabulary_size", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -43,6 +43,11 @@ class InferenceServiceStub(object):
                 request_serializer=sluice_dot_v1_dot_inference__pb2.GenerateRequest.SerializeToString,
                 response_deserializer=sluice_dot_v1_dot_inference__pb2.GenerateResponse.FromString,
                 _registered_method=True)
+        self.Explain = channel.unary_unary(
+                '/sluice.v1.InferenceService/Explain',
+                request_serializer=sluice_dot_v1_dot_inference__pb2.ExplainRequest.SerializeToString,
+                response_deserializer=sluice_dot_v1_dot_inference__pb2.ExplainResponse.FromString,
+                _registered_method=True)
         self.CountTokens = channel.unary_unary(
                 '/sluice.v1.InferenceService/CountTokens',
                 request_serializer=sluice_dot_v1_dot_inference__pb2.CountTokensRequest.SerializeToString,
@@ -70,6 +75,14 @@ class InferenceServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Explain(self, request, context):
+        """Tells what would become of a request if it came now, without running it: its terms, its place in the queue and its
+        wait, or why it would be refused. The call's own deadline stands for that of the request.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CountTokens(self, request, context):
         """Counts the tokens of an input as Generate would see it.
         """
@@ -91,6 +104,11 @@ def add_InferenceServiceServicer_to_server(servicer, server):
                     servicer.Generate,
                     request_deserializer=sluice_dot_v1_dot_inference__pb2.GenerateRequest.FromString,
                     response_serializer=sluice_dot_v1_dot_inference__pb2.GenerateResponse.SerializeToString,
+            ),
+            'Explain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Explain,
+                    request_deserializer=sluice_dot_v1_dot_inference__pb2.ExplainRequest.FromString,
+                    response_serializer=sluice_dot_v1_dot_inference__pb2.ExplainResponse.SerializeToString,
             ),
             'CountTokens': grpc.unary_unary_rpc_method_handler(
                     servicer.CountTokens,
@@ -134,6 +152,33 @@ class InferenceService(object):
             '/sluice.v1.InferenceService/Generate',
             sluice_dot_v1_dot_inference__pb2.GenerateRequest.SerializeToString,
             sluice_dot_v1_dot_inference__pb2.GenerateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Explain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sluice.v1.InferenceService/Explain',
+            sluice_dot_v1_dot_inference__pb2.ExplainRequest.SerializeToString,
+            sluice_dot_v1_dot_inference__pb2.ExplainResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -41,6 +41,10 @@ class InferenceServiceStub:
     """Generates text. The stream is one Accepted, any number of QueueUpdate, any number of Chunk, one Finished. A stream
     that ends without Finished failed, and its status says why.
     """
+    Explain: _grpc.UnaryUnaryMultiCallable[_inference_pb2.ExplainRequest, _inference_pb2.ExplainResponse]
+    """Tells what would become of a request if it came now, without running it: its terms, its place in the queue and its
+    wait, or why it would be refused. The call's own deadline stands for that of the request.
+    """
     CountTokens: _grpc.UnaryUnaryMultiCallable[_inference_pb2.CountTokensRequest, _inference_pb2.CountTokensResponse]
     """Counts the tokens of an input as Generate would see it."""
     GetModelInfo: _grpc.UnaryUnaryMultiCallable[_inference_pb2.GetModelInfoRequest, _inference_pb2.GetModelInfoResponse]
@@ -58,6 +62,10 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     Generate: _aio.UnaryStreamMultiCallable[_inference_pb2.GenerateRequest, _inference_pb2.GenerateResponse]  # type: ignore[assignment]
     """Generates text. The stream is one Accepted, any number of QueueUpdate, any number of Chunk, one Finished. A stream
     that ends without Finished failed, and its status says why.
+    """
+    Explain: _aio.UnaryUnaryMultiCallable[_inference_pb2.ExplainRequest, _inference_pb2.ExplainResponse]  # type: ignore[assignment]
+    """Tells what would become of a request if it came now, without running it: its terms, its place in the queue and its
+    wait, or why it would be refused. The call's own deadline stands for that of the request.
     """
     CountTokens: _aio.UnaryUnaryMultiCallable[_inference_pb2.CountTokensRequest, _inference_pb2.CountTokensResponse]  # type: ignore[assignment]
     """Counts the tokens of an input as Generate would see it."""
@@ -79,6 +87,16 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_inference_pb2.GenerateResponse], _abc.AsyncIterator[_inference_pb2.GenerateResponse]]:
         """Generates text. The stream is one Accepted, any number of QueueUpdate, any number of Chunk, one Finished. A stream
         that ends without Finished failed, and its status says why.
+        """
+
+    @_abc_1.abstractmethod
+    def Explain(
+        self,
+        request: _inference_pb2.ExplainRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_inference_pb2.ExplainResponse, _abc.Awaitable[_inference_pb2.ExplainResponse]]:
+        """Tells what would become of a request if it came now, without running it: its terms, its place in the queue and its
+        wait, or why it would be refused. The call's own deadline stands for that of the request.
         """
 
     @_abc_1.abstractmethod
