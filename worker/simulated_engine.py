@@ -3,13 +3,14 @@
 import asyncio
 import json
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 
-from common.simulated_batch import BLOCK_TOKENS, H200, BatchCapacity, SimulatedBatch, StepModel
+from common.simulated_batch import BLOCK_TOKENS, H200, BatchCapacity, SimulatedBatch, StepModel, StepOutcome
 from sluice.v1 import generation_pb2
 from sluice.worker.v1 import worker_pb2
 from worker.config import WorkerSettings
@@ -155,18 +156,22 @@ class SimulatedEngine:
     async def _run(self) -> None:
         """Run steps while there is work; every step ends when the step model says, counted from the last one's end."""
         loop = asyncio.get_running_loop()
-        due = loop.time()
+        due, began_s = loop.time(), time.monotonic()
         try:
             while True:
                 if not self._has_work.is_set():
                     await self._has_work.wait()
-                    due = loop.time()
+                    due, began_s = loop.time(), time.monotonic()
+                step = None
                 if self._batch:
                     outcome = self._batch.step()
                     due = max(due + outcome.duration_s, loop.time())
                     await asyncio.sleep(max(due - loop.time(), 0))
+                    ended_s = time.monotonic()
+                    step = _step(outcome, ended_s - began_s)
+                    began_s = ended_s
                     self._emit_tokens(outcome.sampled)
-                self._report_load()
+                self._report_load(step)
                 if not self._batch:
                     self._has_work.clear()
         except Exception as error:  # Whatever it is, nobody must wait for tokens that never come.
@@ -189,7 +194,7 @@ class SimulatedEngine:
         if not request.unfinished:
             del self._requests[sequence.request_id]
 
-    def _report_load(self) -> None:
+    def _report_load(self, step: worker_pb2.EngineStep | None) -> None:
         batch = self._batch
         self._on_load(
             worker_pb2.Load(
@@ -198,6 +203,7 @@ class SimulatedEngine:
                 kv_cache_usage=batch.kv_cache_usage,
                 steps=batch.steps,
                 preemptions=batch.preemptions,
+                last_step=step,
             )
         )
 
@@ -240,6 +246,13 @@ class SimulatedEngine:
             ),
             tokenizer=describe_tokenizer(files.tokenizer_json, files.chat_template, files.special_tokens),
         )
+
+
+def _step(outcome: StepOutcome[SequenceOutput], duration_s: float) -> worker_pb2.EngineStep:
+    """Tell what a step did, and the time that it took on this machine, which may be busy with other things."""
+    step = worker_pb2.EngineStep(tokens=outcome.tokens, context_tokens=outcome.contexts, sequences=outcome.sequences)
+    step.duration.FromNanoseconds(round(duration_s * 1e9))
+    return step
 
 
 def _model_context_tokens(folder: Path | None) -> int:

@@ -6,8 +6,9 @@ handler hands every output straight to the session: no task and no wake-up for e
 
 import asyncio
 import os
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from worker.tokenizer_files import describe_tokenizer, digest
 
 DEATH_POLL_S = 0.2
 MESSAGE_CHARACTERS = 200
+STEP_DETAILS = "enable_logging_iteration_details"
 
 FINISH_REASONS = {
     "stop": generation_pb2.FINISH_REASON_STOP,
@@ -43,11 +45,18 @@ GENERATION_CONFIG_FIELDS = ("temperature", "top_p", "top_k", "min_p", "repetitio
 
 @dataclass(slots=True)
 class _Running:
-    """A request in the engine: where its outputs go, and the task that adds it while that lasts."""
+    """A request in the engine: where its outputs go, and the task that adds it while that lasts.
+
+    Attributes:
+        contexts: By the index of a sequence that decodes, its tokens, prompt and output.
+
+    """
 
     request_id: str
     emit: Emit
     top_logprobs: int
+    prompt_tokens: int
+    contexts: dict[int, int] = field(default_factory=dict)
     adding: asyncio.Task[None] | None = None
     cached_tokens_told: bool = False
 
@@ -59,6 +68,8 @@ class VllmEngine:
         self._settings = settings
         self._running: dict[str, _Running] = {}
         self._load = worker_pb2.Load()
+        self._step_ended_s = 0.0
+        self._step_contexts = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(
@@ -83,7 +94,7 @@ class VllmEngine:
         if request.request_id in self._running:
             emit(_failure(request.request_id, worker_pb2.FAILURE_REASON_INVALID, "the request id is in use"))
             return
-        running = _Running(request.request_id, emit, request.sampling.logprobs)
+        running = _Running(request.request_id, emit, request.sampling.logprobs, len(request.prompt_token_ids))
         self._running[request.request_id] = running
         running.adding = asyncio.get_running_loop().create_task(self._add(request, running))
 
@@ -136,6 +147,7 @@ class VllmEngine:
                     running, worker_pb2.FAILURE_REASON_ENGINE, f"the engine ended it: {completion.finish_reason}"
                 )
                 return
+            self._count_context(running, completion)
             message = to_output(running.request_id, completion, running.top_logprobs)
             if not running.cached_tokens_told:
                 running.cached_tokens_told = True
@@ -143,6 +155,12 @@ class VllmEngine:
             running.emit(message)
         if output.finished:
             self._running.pop(running.request_id, None)
+
+    def _count_context(self, running: _Running, completion: CompletionOutput) -> None:
+        """Add to the step what a decoding sequence attended to; the first token is the prefill's."""
+        context = running.contexts.get(completion.index, 0)
+        self._step_contexts += context
+        running.contexts[completion.index] = (context or running.prompt_tokens) + len(completion.token_ids)
 
     def _fail(
         self, running: _Running, reason: worker_pb2.FailureReason.ValueType, message: str, field: str = ""
@@ -185,13 +203,30 @@ class VllmEngine:
         """Take over the engine's counters after a step."""
         load = self._load
         load.steps += 1
+        load.ClearField("last_step")
         if scheduler_stats is not None:
+            self._record_step(getattr(scheduler_stats, "iteration_details", None))
             load.running = scheduler_stats.num_running_reqs
             load.waiting = scheduler_stats.num_waiting_reqs
             load.kv_cache_usage = scheduler_stats.kv_cache_usage
         if iteration_stats is not None:
             load.preemptions += iteration_stats.num_preempted_reqs
         self._on_load(load)
+
+    def _record_step(self, details: Any) -> None:
+        """Describe the step from vLLM's SchedulerIterationDetails; None where it computed nothing.
+
+        Its own time is only a wait where steps are planned ahead, so that it counts only after an idle time.
+        """
+        now, load = time.monotonic(), self._load
+        if details is not None and not details.is_dummy:
+            was_busy = load.running or load.waiting
+            step_s = now - self._step_ended_s if was_busy else details.elapsed_ms / 1e3
+            load.last_step.duration.FromNanoseconds(round(step_s * 1e9))
+            load.last_step.tokens = details.num_ctx_tokens + details.num_generation_tokens
+            load.last_step.context_tokens = self._step_contexts
+            load.last_step.sequences = details.num_ctx_requests + details.num_generation_requests
+        self._step_ended_s, self._step_contexts = now, 0
 
 
 def engine_args(settings: WorkerSettings) -> AsyncEngineArgs:
@@ -218,6 +253,8 @@ def engine_args(settings: WorkerSettings) -> AsyncEngineArgs:
         "enforce_eager": on_cpu if settings.enforce_eager is None else settings.enforce_eager,
         "seed": settings.seed,
     }
+    if hasattr(AsyncEngineArgs, STEP_DETAILS):
+        values[STEP_DETAILS] = True
     if not on_cpu:
         values["gpu_memory_utilization"] = settings.gpu_memory_utilization
     try:

@@ -7,6 +7,7 @@ uses fresh request ids and leaves the engine empty. Nothing depends on what the 
 import asyncio
 import hashlib
 import math
+import time
 from collections.abc import AsyncIterator
 
 import pytest
@@ -217,6 +218,31 @@ class EngineContract:
         assert 0 < engine.load.kv_cache_usage <= 1
         assert engine.load.steps > steps
         engine.abort(answer)
+
+    async def test_the_steps_of_a_lone_request_tell_what_each_computed(self, engine: CollectingEngine) -> None:
+        prompt_tokens = engine.description.capacity.max_step_tokens * 3 // 2
+        engine.loads.clear()
+        answer = await engine.generate(engine.random_prompt(prompt_tokens), max_tokens=12, ignore_eos=True)
+        await engine.until(lambda: engine.is_empty)
+        steps = [load.last_step for load in engine.loads if load.HasField("last_step")]
+        prefill, decode = steps[:2], steps[2:]
+        # The last token that is generated is never computed.
+        assert [step.tokens for step in decode] == [1] * (len(answer.token_ids()) - 1)
+        assert sum(step.tokens for step in prefill) == prompt_tokens
+        assert [step.context_tokens for step in prefill] == [0, 0]
+        assert [step.context_tokens for step in decode] == [prompt_tokens + 1 + place for place in range(11)]
+        assert {step.sequences for step in steps} == {1}
+
+    async def test_a_step_takes_time(self, engine: CollectingEngine) -> None:
+        engine.loads.clear()
+        began = time.monotonic()
+        await engine.generate(PROMPT, max_tokens=24, ignore_eos=True)
+        await engine.until(lambda: engine.is_empty)
+        durations = [
+            load.last_step.duration.ToTimedelta().total_seconds() for load in engine.loads if load.last_step.tokens
+        ]
+        assert min(durations) > 0
+        assert sum(durations) <= time.monotonic() - began
 
     async def test_an_abort_while_decoding_silences_the_request_and_frees_the_cache(
         self, engine: CollectingEngine
