@@ -67,13 +67,23 @@ async def test_a_deadline_that_cannot_be_kept_is_refused_at_once_instead_of_expi
 
 async def test_who_asks_again_after_the_time_given_is_served() -> None:
     async with house(worker=SLOW, scheduler=SCHEDULER) as built:
-        prompt = [300] * 6_000
-        first = [asyncio.create_task(served(built, prompt)) for _ in range(6)]
-        refused = await Stream(built, ask(token_ids=prompt, service_class="chat", sampling=tokens(2))).error()
-        assert reason(refused) == "INFEASIBLE_NOW"
-        await asyncio.sleep(retry_after_s(refused))
-        assert (await Stream(built, ask("hi", service_class="chat", sampling=tokens(2))).accepted()).promised
-        await asyncio.gather(*first)
+        await learn_the_engine(built)
+        request = ask(token_ids=[300] * 6_000, service_class="chat", sampling=tokens(2))
+        accepted = []
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            for _ in range(20):
+                accepted.append(Stream(built, request))
+                await accepted[-1].accepted()
+        assert reason(refused.value) == "INFEASIBLE_NOW"
+        await asyncio.sleep(retry_after_s(refused.value))
+        assert (await Stream(built, request).accepted()).promised
+        await asyncio.gather(*(stream.finished() for stream in accepted[:-1]))
+
+
+async def learn_the_engine(built: House) -> None:
+    """Let the scheduler see what the engine's steps take, which is twice what it takes them for at first."""
+    for number in range(4):
+        await Stream(built, ask(token_ids=[400 + number] * 6_000, sampling=tokens(20))).finished()
 
 
 async def served(built: House, prompt: list[int]) -> bool:
@@ -93,6 +103,7 @@ async def served(built: House, prompt: list[int]) -> bool:
 
 async def test_under_overload_what_is_accepted_is_on_target_and_the_rest_is_refused_at_once() -> None:
     async with house(worker=SLOW, scheduler=SCHEDULER) as built:
+        await learn_the_engine(built)
         kept = await asyncio.gather(*(served(built, [300] * 2_000) for _ in range(40)))
     assert 2 <= sum(kept) < 40
 
@@ -122,7 +133,7 @@ async def test_explain_tells_what_then_happens_and_runs_nothing() -> None:
         idle = await built.client.explain(request)
         assert idle.worker.startswith("worker-")
         assert not idle.HasField("refusal")
-        assert seconds(idle.estimated_time_to_first_token) < seconds(idle.estimated_total) < 1
+        assert seconds(idle.estimated_time_to_first_token) < seconds(idle.estimated_total) < 5
         async with occupied(built):
             waiting = [await queued(built, request) for _ in range(3)]
             told = await built.client.explain(request)
