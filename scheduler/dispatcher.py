@@ -32,7 +32,8 @@ class Dispatcher:
         self._loop = asyncio.get_running_loop()
         self._leases: dict[str, Lease] = {}
         self._sessions: dict[str, WorkerSession] = {}
-        self._expiry: asyncio.TimerHandle | None = None
+        self._expiry: asyncio.Handle | None = None
+        self._expiry_s: float | None = None
 
     @property
     def workers(self) -> int:
@@ -130,14 +131,15 @@ class Dispatcher:
     def _arm(self) -> None:
         """Keep one timer, at the earliest deadline in the queue."""
         due_s = self.core.next_expiry()
+        if due_s == self._expiry_s:
+            return
         if self._expiry is not None:
-            if self._expiry.when() == due_s:
-                return
             self._expiry.cancel()
         self._expiry = None if due_s is None else self._loop.call_at(due_s, self._expire)
+        self._expiry_s = due_s
 
     def _expire(self) -> None:
-        self._expiry = None
+        self._expiry = self._expiry_s = None
         self._apply(self.core.expire(time.monotonic()))
 
 
