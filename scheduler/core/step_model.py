@@ -1,9 +1,12 @@
 """How long an engine step takes: a line through what the worker's own steps took."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-FORGETTING = 0.998
-NOISE_S = 1e-3
+FORGETTING = 0.999
+LEAST_STEP_S = 1e-3
+RELATIVE_NOISE = 0.05
+SOLVE_EVERY_STEPS = 8
 OUTLIER_FACTOR = 3.0
 OUTLIER_S = 0.01
 TRUSTED_AFTER_STEPS = 20
@@ -16,14 +19,18 @@ UNITS = (1.0, 1e3, 1e6, 1e2)
 # How far the prior may be off, in units: a card eight times slower is within it.
 DOUBT_S = (0.05, 0.3, 0.3, 0.03)
 
+_EACH = range(4)
+
 
 @dataclass(slots=True)
 class StepModel:
     """Seconds of a step: ``base + token * tokens + context * (sum of decoding contexts) + sequence * sequences``.
 
-    Fitted by recursive least squares with forgetting (memory about 500 steps); no coefficient is ever below 0. Once 20
-    steps are known, a step that took more than three times what was expected counts as three times, so that one stall
-    does not make everything look infeasible.
+    Fitted by least squares of relative errors with forgetting (memory about 1,000 steps), drawn to the prior where the
+    steps say nothing; no coefficient is ever below 0. Sums over the steps are kept and solved every eighth step, since
+    a recursive inverse is not safe: steps of a real engine differ so little from each other for minutes that it loses
+    its definiteness. Once 20 steps are known, a step that took more than three times what was expected counts as three
+    times, so that one stall does not make everything look infeasible.
 
     Attributes:
         base_s: Reading the weights and launching the kernels.
@@ -38,13 +45,15 @@ class StepModel:
     per_context_token_s: float
     per_sequence_s: float
     _steps: int
-    _covariance: list[list[float]]
+    _products: list[list[float]]
+    _moments: list[float]
 
     def __init__(self) -> None:
         """Begin with the prior."""
         self.base_s, self.per_token_s, self.per_context_token_s, self.per_sequence_s = PRIOR
         self._steps = 0
-        self._covariance = [[(DOUBT_S[i] / NOISE_S) ** 2 if i == j else 0.0 for j in range(4)] for i in range(4)]
+        self._products = [[0.0] * 4 for _ in _EACH]
+        self._moments = [0.0] * 4
 
     @classmethod
     def like(cls, other: "StepModel") -> "StepModel":
@@ -65,32 +74,51 @@ class StepModel:
 
     def observe(self, step_s: float, tokens: int, contexts: int, sequences: int) -> None:
         """Learn from one step."""
-        expected_s = self.step_s(tokens, contexts, sequences)
         if self._steps >= TRUSTED_AFTER_STEPS:
-            step_s = min(step_s, OUTLIER_FACTOR * expected_s + OUTLIER_S)
-        features = (1.0, tokens / UNITS[1], contexts / UNITS[2], sequences / UNITS[3])
-        gain = self._gain(features)
-        error_s = step_s - expected_s
-        coefficients = (self.base_s, self.per_token_s, self.per_context_token_s, self.per_sequence_s)
-        self.base_s, self.per_token_s, self.per_context_token_s, self.per_sequence_s = (
-            max(0.0, coefficients[i] + gain[i] * error_s / UNITS[i]) for i in range(4)
-        )
+            step_s = min(step_s, OUTLIER_FACTOR * self.step_s(tokens, contexts, sequences) + OUTLIER_S)
+        size_s = max(step_s, LEAST_STEP_S)
+        features = (1 / size_s, tokens / UNITS[1] / size_s, contexts / UNITS[2] / size_s, sequences / UNITS[3] / size_s)
+        relative = step_s / size_s
+        for i, feature in enumerate(features):
+            row = self._products[i]
+            for j in range(i, 4):
+                row[j] = FORGETTING * row[j] + feature * features[j]
+            self._moments[i] = FORGETTING * self._moments[i] + feature * relative
         self._steps += 1
+        if self._steps % SOLVE_EVERY_STEPS == 0 or self._steps <= TRUSTED_AFTER_STEPS:
+            self._solve()
 
-    def _gain(self, features: tuple[float, float, float, float]) -> list[float]:
-        """Weigh the error of a step for each coefficient, and narrow the covariance accordingly."""
-        f0, f1, f2, f3 = features
-        rows = self._covariance
-        spread = [row[0] * f0 + row[1] * f1 + row[2] * f2 + row[3] * f3 for row in rows]
-        innovation = FORGETTING + f0 * spread[0] + f1 * spread[1] + f2 * spread[2] + f3 * spread[3]
-        gain = [each / innovation for each in spread]
-        for i, row in enumerate(rows):
-            for j in range(4):
-                row[j] -= gain[i] * spread[j]
-        # What is not exercised is not forgotten: otherwise its doubt would grow without bound.
-        for i, row in enumerate(rows):
-            if row[i] < (DOUBT_S[i] / NOISE_S) ** 2 * FORGETTING:
-                for j in range(4):
-                    row[j] /= FORGETTING**0.5
-                    rows[j][i] /= FORGETTING**0.5
-        return gain
+    def _solve(self) -> None:
+        """Find the coefficients: the least squares, or where one would be negative those of the others."""
+        doubts = [(RELATIVE_NOISE / doubt_s) ** 2 for doubt_s in DOUBT_S]
+        matrix = [[self._products[min(i, j)][max(i, j)] + (doubts[i] if i == j else 0.0) for j in _EACH] for i in _EACH]
+        wanted = [self._moments[i] + doubts[i] * PRIOR[i] * UNITS[i] for i in _EACH]
+        free = list(_EACH)
+        solution = [0.0] * 4
+        while free:
+            solved = solve([[matrix[i][j] for j in free] for i in free], [wanted[i] for i in free])
+            lowest = min(solved)
+            if lowest >= 0:
+                for i, value in zip(free, solved, strict=True):
+                    solution[i] = value
+                break
+            del free[solved.index(lowest)]
+        self.base_s, self.per_token_s, self.per_context_token_s, self.per_sequence_s = (
+            value / unit for value, unit in zip(solution, UNITS, strict=True)
+        )
+
+
+def solve(matrix: Sequence[Sequence[float]], wanted: Sequence[float]) -> list[float]:
+    """Solve a symmetric, positive definite system by elimination; such a one needs no pivots."""
+    rows = [[*row, value] for row, value in zip(matrix, wanted, strict=True)]
+    size = len(rows)
+    for i in range(size):
+        for below in rows[i + 1 :]:
+            factor = below[i] / rows[i][i]
+            for j in range(i, size + 1):
+                below[j] -= factor * rows[i][j]
+    solution = [0.0] * size
+    for i in reversed(range(size)):
+        known = sum(rows[i][j] * solution[j] for j in range(i + 1, size))
+        solution[i] = (rows[i][size] - known) / rows[i][i]
+    return solution

@@ -69,15 +69,21 @@ async def test_who_asks_again_after_the_time_given_is_served() -> None:
     async with house(worker=SLOW, scheduler=SCHEDULER) as built:
         await learn_the_engine(built)
         request = ask(token_ids=[300] * 6_000, service_class="chat", sampling=tokens(2))
-        accepted = []
+        accepted: list[Stream] = []
         with pytest.raises(grpc.aio.AioRpcError) as refused:
-            for _ in range(20):
-                accepted.append(Stream(built, request))
-                await accepted[-1].accepted()
+            await accept_until_refused(built, request, accepted)
         assert reason(refused.value) == "INFEASIBLE_NOW"
         await asyncio.sleep(retry_after_s(refused.value))
         assert (await Stream(built, request).accepted()).promised
-        await asyncio.gather(*(stream.finished() for stream in accepted[:-1]))
+        await asyncio.gather(*(stream.finished() for stream in accepted))
+
+
+async def accept_until_refused(built: House, request: inference_pb2.GenerateRequest, accepted: list[Stream]) -> None:
+    """Ask again and again until the answer is no; collect those to which it was yes."""
+    while True:
+        stream = Stream(built, request)
+        await stream.accepted()
+        accepted.append(stream)
 
 
 async def learn_the_engine(built: House) -> None:

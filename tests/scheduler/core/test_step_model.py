@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler.core.step_model import OUTLIER_FACTOR, PRIOR, StepModel
+from scheduler.core.step_model import OUTLIER_FACTOR, PRIOR, StepModel, solve
 
 # A 24 GB card, eight times slower than the prior.
 SLOW = (33.7e-3, 203e-6, 137e-9, 6e-6)
@@ -69,3 +69,25 @@ def test_no_coefficient_is_ever_negative_or_without_end(steps: list[tuple[float,
         model.observe(*step)
     for each in (model.base_s, model.per_token_s, model.per_context_token_s, model.per_sequence_s):
         assert 0 <= each < 1e6
+
+
+def test_steps_that_are_all_alike_for_long_and_then_change_are_learnt_without_going_astray() -> None:
+    """A real engine's day: minutes of decoding one or two sequences, some noise, and stalls, before the load comes."""
+    model, chance = StepModel(), random.Random(9)
+    for number in range(20_000):
+        sequences = 1 + number // 5_000 % 2
+        step_s = 4e-3 * chance.lognormvariate(0, 0.3) + (chance.random() < 0.002)
+        model.observe(step_s, sequences, sequences * (200 + number % 300), sequences)
+    assert model.step_s(2, 600, 2) == pytest.approx(4e-3, rel=0.5)
+    assert model.step_s(2_000, 600, 2) < 0.5
+    assert fitted(SLOW, 3_000, model).step_s(1_000, 100_000, 50) == pytest.approx(0.25, rel=0.1)
+
+
+@given(st.lists(st.floats(-3, 3), min_size=6, max_size=6), st.lists(st.floats(-5, 5), min_size=3, max_size=3))
+def test_a_system_is_solved(entries: list[float], wanted: list[float]) -> None:
+    a, b, c, d, e, f = entries
+    lower = [[1 + abs(a), 0.0, 0.0], [b, 1 + abs(c), 0.0], [d, e, 1 + abs(f)]]
+    matrix = [[sum(x * y for x, y in zip(row, other, strict=True)) for other in lower] for row in lower]
+    solution = solve(matrix, wanted)
+    for row, value in zip(matrix, wanted, strict=True):
+        assert sum(x * y for x, y in zip(row, solution, strict=True)) == pytest.approx(value, abs=1e-6)
