@@ -9,6 +9,9 @@ from scheduler.core.prefix_memory import PrefixMemory
 from scheduler.core.request import Request
 from scheduler.core.step_model import StepModel
 
+STEP_MEMORY_S = 1.0
+LEAST_STEP_S = 1e-4
+
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
@@ -67,6 +70,7 @@ class WorkerState:
         context_tokens: Sum of their contexts as expected half-way through their answers.
         prefill_bucket: Prefill that may start before decoding would suffer.
         step_model: How long its steps take.
+        recent_steps_per_s: Rate of its steps, over about the last second of them; 0 before the first.
         prefill_token_s: Seconds per prompt token at its present pace; set by whoever plans.
         prefixes: Beginnings of prompts that it saw last.
         is_open: Whether it could run one sequence more now if the KV cache were without limit.
@@ -86,6 +90,7 @@ class WorkerState:
         self.context_tokens = 0
         self.prefill_bucket = PrefillBucket()
         self.step_model = StepModel()
+        self.recent_steps_per_s = 0.0
         self.prefill_token_s = 0.0
         self.prefixes = PrefixMemory()
         self._kv_share = KvShare()
@@ -190,6 +195,8 @@ class WorkerState:
         Engines prefill in order of arrival, so that what is done belongs to the oldest prompt.
         """
         self.step_model.observe(step_s, tokens, contexts, sequences)
+        step_s = max(step_s, LEAST_STEP_S)
+        self.recent_steps_per_s += (1 / step_s - self.recent_steps_per_s) * min(1.0, step_s / STEP_MEMORY_S)
         self._prefilled_tokens += max(0, tokens - self._decoded_tokens)
         self._decoded_tokens = self.decoding
         if not self._prefilling:

@@ -16,6 +16,7 @@ from scheduler.core.service_class import ServiceClass
 SAFETY = 1.2
 DUE_STEPS = 0.8
 URGENT_STEPS = 2.4
+RECENT_STEPS = 1.2
 E2E_SHARE = 0.65
 BATCH_SEQUENCES = 64
 BUCKET_CHUNKS = 2
@@ -26,14 +27,15 @@ class _Standing(NamedTuple):
 
     prefill_tokens: int
     prefill_per_s: float
-    step_s: float
+    full_step_s: float
+    likely_step_s: float
     max_sequences: int
     free_sequences: int
     kv_limit_tokens: int
     free_kv_tokens: int
 
 
-_NOTHING = _Standing(0, 0.0, 0.0, 0, 0, 0, 0)
+_NOTHING = _Standing(0, 0.0, 0.0, 0.0, 0, 0, 0, 0)
 
 
 class Forecast:
@@ -75,18 +77,12 @@ class Forecast:
         )
 
     def due_s(self, request: Request) -> float:
-        """When the first token must be there for all else to be in time, at the present pace.
-
-        Steps turn out shorter than their pace allows: most carry less prefill than they might.
-        """
-        return self._due_s(request, DUE_STEPS * self._step_s())
+        """When the first token must be there for all else to be in time, with steps as they are likely to be."""
+        return self._due_s(request, self._sum().likely_step_s / max(1, len(self._books.fleet)))
 
     def urgent_s(self, request: Request) -> float:
         """When the first token had better be there, since many answers turn out longer than expected."""
-        return self._due_s(request, URGENT_STEPS * self._step_s())
-
-    def _step_s(self) -> float:
-        return self._sum().step_s / max(1, len(self._books.fleet))
+        return self._due_s(request, URGENT_STEPS * self._sum().full_step_s / max(1, len(self._books.fleet)))
 
     def _sum(self) -> "_Standing":
         """Sum up all workers; only those that have changed are looked at."""
@@ -103,12 +99,11 @@ class Forecast:
     def _standing(self, worker: WorkerState) -> "_Standing":
         pace = self._pace(worker)
         worker.prefill_token_s = pace.prefill_token_s
-        # Whoever comes to an idle worker has its steps to itself.
-        step_s = pace.step_s if worker.sequences else worker.step_model.step_s(1, 0, 1)
         return _Standing(
             worker.pending_prefill_tokens,
             1 / pace.prefill_token_s,
-            step_s,
+            pace.step_s,
+            _likely_step_s(worker, pace),
             worker.capacity.max_sequences,
             worker.capacity.max_sequences - worker.sequences,
             worker.kv_limit_tokens,
@@ -173,6 +168,18 @@ class Forecast:
             return service_class.tpot_s
         output_tokens = self._books.output_length.high_tokens(service_class.name)
         return E2E_SHARE * service_class.e2e_s / max(1, output_tokens) if output_tokens is not None else None
+
+
+def _likely_step_s(worker: WorkerState, pace: Pace) -> float:
+    """How long a worker's steps are likely to be for somebody who comes now.
+
+    At full pace most steps still carry less prefill than they might. Under a light load they are as they have been
+    lately, and never less than what decodes there and the newcomer take; who comes to an idle worker has them alone.
+    """
+    sequences = worker.decoding + 1
+    alone_s = worker.step_model.step_s(sequences, worker.context_tokens, sequences)
+    recent_s = RECENT_STEPS / worker.recent_steps_per_s if worker.sequences and worker.recent_steps_per_s else 0.0
+    return min(DUE_STEPS * pace.step_s, max(alone_s, recent_s))
 
 
 def _exchange(total: float, before: float, after: float) -> float:

@@ -233,3 +233,26 @@ def test_the_length_of_the_prompt_changes_nothing_about_its_urgency(
     assert [scheduler.place(each).position for each in ("first", "second")] == [0, 1]
     decisions = scheduler.first_token("running", 0.1)
     assert [each.request.request_id for each in decisions] == ["first", "second"]
+
+
+def test_under_a_light_load_an_answer_is_expected_to_come_as_fast_as_others_do(scheduler: Scheduler) -> None:
+    scheduler.join("w", LARGE, 0.0)
+    for number in range(25):
+        scheduler.submit(make_request(f"known {number}", service_class="slow"), 0.0)
+        scheduler.first_token(f"known {number}", 0.0)
+        scheduler.finish(f"known {number}", 100, 0.0)
+    scheduler.submit(make_request("running", service_class="slow"), 0.0)
+    scheduler.first_token("running", 0.0)
+    for number in range(300):
+        report_step(scheduler, step_s=0.006, now=0.006 * number)
+    hasty = make_request("hasty", service_class="slow", arrival_s=1.8, deadline_s=2.8)
+    assert scheduler.submit(hasty, 1.8) == [Start(hasty, "w")]
+    hopeless = make_request("hopeless", service_class="slow", arrival_s=1.8, deadline_s=2.3)
+    assert isinstance(scheduler.submit(hopeless, 1.8)[-1], Reject)
+
+
+def report_step(scheduler: Scheduler, *, step_s: float, now: float) -> None:
+    """Report a step in which one sequence decodes."""
+    engine = {"kv_cache_usage": 0.0, "running": 1, "waiting": 0, "preemptions": 0}
+    step = {"step_s": step_s, "step_tokens": 1, "step_contexts": 100, "step_sequences": 1}
+    scheduler.report("w", **engine, **step, now=now)  # type: ignore[arg-type]
