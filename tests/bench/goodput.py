@@ -38,8 +38,8 @@ from worker.config import WorkerSettings
 
 ALONE = ("vllm-fcfs", "vllm-priority")
 POLICIES = ("fcfs", "strict-priority", "feasible-edf")
-BACKLOG_REQUESTS = 300
-WARM_UP_REQUESTS = 40
+WARM_UP_SHARE = 0.25
+SETTLED_SHARE = 0.35
 
 
 def main() -> None:
@@ -50,6 +50,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60.0, help="for how long requests arrive in each run")
     parser.add_argument("--lengths", type=float, default=1.0, help="the mix's lengths are scaled by this")
     parser.add_argument("--slower", type=float, help="factor on all targets (default: by the drain rate)")
+    parser.add_argument(
+        "--backlog", type=int, default=400, help="requests to measure load 1.0 with, well above the slots"
+    )
     parser.add_argument("--seed", type=int, default=1, help="of the trace")
     parser.add_argument("--model", help="folder or hub name (default: the demo model)")
     parser.add_argument("--json", type=Path, help="also write the figures there, as they come")
@@ -87,6 +90,7 @@ class Goodput:
                 await self.measure(arm, fcfs if arm == "vllm-fcfs" else VllmAlone(llm, by_priority=True))
         with OneWorker(engine="vllm", worker_arguments=self.engine) as sluice:
             watching = asyncio.create_task(watch_steps(f"127.0.0.1:{sluice.worker_ports[0]}", self.steps))
+            await self.warm_up(sluice)
             for arm in POLICIES:
                 if arm in self.arms:
                     await asyncio.to_thread(sluice.under, arm, self.slower)
@@ -97,14 +101,25 @@ class Goodput:
             self.compare()
 
     async def find_load(self, server: Server) -> None:
-        """Measure load 1.0, after a warm-up of the same kind."""
+        """Measure load 1.0, after a warm-up: ends per second while requests wait and the batch is full."""
         say("warming up, then measuring the drain rate")
-        await offer(server, self.backlog(WARM_UP_REQUESTS), slower=1000)
-        outcomes = await offer(server, self.backlog(BACKLOG_REQUESTS), slower=1000)
+        count = self.options.backlog
+        await offer(server, self.backlog(int(WARM_UP_SHARE * count)), slower=1000)
+        outcomes = await offer(server, self.backlog(count), slower=1000)
         last_start_s = max(each.first_s or 0.0 for each in outcomes)
-        self.rate = sum(each.end_s <= last_start_s for each in outcomes) / last_start_s
+        ends_s = sorted(each.end_s for each in outcomes if each.end_s <= last_start_s)
+        settled = int(SETTLED_SHARE * len(ends_s))
+        self.rate = (len(ends_s) - settled) / (last_start_s - ends_s[settled])
         self.slower = self.options.slower or drain_rate("bursty", 1, self.options.seed) / self.rate
         say(f"load 1.0 is {self.rate:.2f} requests/s; targets are {self.slower:.2f} times those of the mix")
+
+    async def warm_up(self, sluice: OneWorker) -> None:
+        """Let the worker's engine compile what it compiles on first use."""
+        say("warming up the worker")
+        await asyncio.to_thread(sluice.under, "fcfs", 1000.0)
+        async with Client(sluice.address) as client:
+            await offer(ThroughSluice(client), self.backlog(self.options.backlog), slower=1000)
+        self.steps.clear()
 
     async def measure(self, arm: str, server: Server) -> None:
         """Offer every load to one arm."""

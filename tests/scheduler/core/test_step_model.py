@@ -53,6 +53,18 @@ def test_one_stall_does_not_make_every_step_look_long() -> None:
     assert model.step_s(500, 50_000, 50) < OUTLIER_FACTOR * before_s
 
 
+def test_steps_that_are_reported_now_early_and_now_late_are_learnt_without_bias() -> None:
+    model, chance = StepModel(), random.Random(10)
+    for _ in range(4_000):
+        step_s, *sizes = step_of(PRIOR, chance)
+        model.observe(step_s * chance.choice([0.2, 1.8]), *sizes)
+    foretold = real = 0.0
+    for _ in range(300):
+        step_s, *sizes = step_of(PRIOR, chance)
+        foretold, real = foretold + model.step_s(*sizes), real + step_s
+    assert foretold == pytest.approx(real, rel=0.06)
+
+
 def test_a_worker_like_another_begins_with_what_that_one_has_learnt() -> None:
     learnt = fitted(SLOW, 500)
     assert StepModel.like(learnt).step_s(700, 9_000, 9) == learnt.step_s(700, 9_000, 9)
