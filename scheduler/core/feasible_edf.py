@@ -94,13 +94,13 @@ class FeasibleEdfDiscipline(Discipline):
     def next_start(self, now: float) -> Placement | None:
         """Start the first of a class owed its floor, or else the most urgent; smaller ones may pass it for a moment."""
         head = self.first()
-        if head is None or not any(worker.is_open for worker in self._books.fleet):
+        if head is None or not self._books.fleet.is_open():
             return None
         return self._place(head) or self._bypass(head, now)
 
     def first(self) -> Request | None:
         """Who is to start next."""
-        owed = [job for name in self._floors.due() if (job := self.waiting.first_of(name))]
+        owed = [job for name in self._floors.due if (job := self.waiting.first_of(name))]
         return min(owed).request if owed else self.waiting.head()
 
     def started(self, placement: Placement, now: float) -> None:
@@ -165,7 +165,7 @@ class FeasibleEdfDiscipline(Discipline):
         self._epoch += 1
         self._forecast.renew_targets()
         self._discounts = self._demand.discounts()
-        self._due_classes = frozenset(self._floors.due())
+        self._due_classes = frozenset(self._floors.due)
 
     def _break_promise(self, job: Job, now: float) -> Reject | None:
         self.waiting.break_promise(job.request.request_id)
