@@ -71,6 +71,15 @@ class Supply:
             0.0,
         )
 
+    def suffices(self, prefill_tokens: float, sequences: int, kv_tokens: int, within_s: float) -> bool:
+        """Whether as much is given out within that time; the walk asks this for every job that it looks at."""
+        return (
+            within_s >= 0
+            and (self.prefill_tokens + prefill_tokens) * self.prefill_token_s <= within_s
+            and (sequences - self.free_sequences) * self.sequence_s <= within_s
+            and (kv_tokens - self.free_kv_tokens) * self.kv_token_s <= within_s
+        )
+
 
 class _Block:
     """Some neighbouring jobs and their sums."""
@@ -237,12 +246,7 @@ class _Walk:
         prefill_tokens = self._prefill_tokens + block.prefill_tokens
         sequences = self._sequences + block.sequences
         kv_tokens = self._kv_tokens + block.kv_tokens
-        if (
-            within_s < 0
-            or (supply.prefill_tokens + prefill_tokens) * supply.prefill_token_s > within_s
-            or (sequences - supply.free_sequences) * supply.sequence_s > within_s
-            or (kv_tokens - supply.free_kv_tokens) * supply.kv_token_s > within_s
-        ):
+        if not supply.suffices(prefill_tokens, sequences, kv_tokens, within_s):
             return False
         self._prefill_tokens, self._sequences, self._kv_tokens = prefill_tokens, sequences, kv_tokens
         return True
@@ -267,8 +271,10 @@ class _Walk:
         self._kv_tokens += job.kv_tokens
 
     def _late(self, job: Job) -> bool:
-        wait_s = self._supply.wait_s(self._prefill_tokens - job.prefill_tokens, self._sequences, self._kv_tokens)
-        return self._now + wait_s + job.prefill_tokens * self._supply.own_token_s > job.due_s
+        supply = self._supply
+        within_s = job.due_s - self._now - job.prefill_tokens * supply.own_token_s
+        earlier_tokens = self._prefill_tokens - job.prefill_tokens
+        return not supply.suffices(earlier_tokens, self._sequences, self._kv_tokens, within_s)
 
     def _victim(self, job: Job, passed: list[Job], before: list[_Block]) -> Job:
         supply = self._supply

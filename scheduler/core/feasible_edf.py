@@ -9,19 +9,19 @@ from scheduler.core.backlog import Job, Worth
 from scheduler.core.decisions import Reject, RejectReason
 from scheduler.core.discipline import Books, Consideration, Discipline, Placement
 from scheduler.core.fleet import WorkerState
+from scheduler.core.floors import Floors
 from scheduler.core.forecast import Forecast
 from scheduler.core.placement import choose_soonest
 from scheduler.core.promised_queue import PromisedQueue
 from scheduler.core.queue import RELEGATED
 from scheduler.core.request import Request
 from scheduler.core.service_class import SHIPPED_CLASSES, ServiceClass
-from scheduler.core.service_share import ServiceShare
+from scheduler.core.tenant_demand import TenantDemand
 
 PLAN_EVERY_S = 0.05
 REVALUE_EVERY_S = 1.0
 PROBE_AFTER_S = 10.0
 LEAST_RETRY_S = 0.1
-USED_SLACK_SHARE = 0.25
 BYPASS_REQUESTS = 4
 BYPASS_AMONG = 8
 BYPASS_S = 0.5
@@ -59,10 +59,10 @@ class FeasibleEdfDiscipline(Discipline):
         self._forecast = Forecast(policy.classes, books)
         self._serials = count()
         self._plan_due_s = 0.0
-        self._tenant_service = ServiceShare(policy.tenant_weights)
-        self._class_service = ServiceShare()
+        self._demand = TenantDemand(policy.tenant_weights)
         self._discounts: Mapping[str, float] = {}
-        self._below_floor: frozenset[str] = frozenset()
+        self._floors = Floors(policy.classes.values())
+        self._due_classes: frozenset[str] = frozenset()
         self._valued_s = 0.0
         self._epoch = 0
         self._running: Counter[str] = Counter()
@@ -76,7 +76,7 @@ class FeasibleEdfDiscipline(Discipline):
         if not self._forecast.feasible_when_idle(request, now):
             self.waiting.push(request)
             return self._give_up(request, None, now)
-        self.waiting.promise(self._job(request))
+        self.waiting.promise(self._job(request, now))
         self._plan_due_s = now
         return None
 
@@ -114,21 +114,21 @@ class FeasibleEdfDiscipline(Discipline):
         return [refusal for refusal in refusals if refusal]
 
     def next_start(self, now: float) -> Placement | None:
-        """The head of a class far below its floor, or else the most urgent; smaller ones may pass it for a moment."""
-        head = self.waiting.head()
-        if head is None or not any(worker.is_open for worker in self._books.fleet):
+        """Start the first of a class owed its floor, or else the most urgent; smaller ones may pass it for a moment."""
+        head = self.first()
+        if head is None or not self._books.fleet.is_open():
             return None
-        for request in (*self._underserved(now), head):
-            if placement := self._place(request):
-                return placement
-        return self._bypass(head, now)
+        return self._place(head) or self._bypass(head, now)
+
+    def first(self) -> Request | None:
+        """Who is to start next."""
+        owed = [job for name in self._floors.due if (job := self.waiting.first_of(name))]
+        return min(owed).request if owed else self.waiting.head()
 
     def started(self, placement: Placement, now: float) -> None:
-        """Charge tenant and class with what the request will cost."""
+        """Charge the class with what the request will cost."""
         request = placement.request
-        cost_s = self._forecast.cost_s(request)
-        self._tenant_service.add(request.tenant, cost_s, now)
-        self._class_service.add(request.class_name, cost_s, now)
+        self._floors.give(request.class_name, self._forecast.cost_s(request), len(self._books.fleet))
         self._running[request.class_name] += 1
 
     def released(self, request: Request, *, started_s: float, now: float) -> None:
@@ -157,8 +157,10 @@ class FeasibleEdfDiscipline(Discipline):
         first_due_s = self.waiting.backlog.first_due_s() if self._books.fleet else None
         return min((each for each in (deadline_s, first_due_s) if each is not None), default=None)
 
-    def _job(self, request: Request) -> Job:
+    def _job(self, request: Request, now: float) -> Job:
         service_class = self._classes[request.class_name]
+        cost_s = self._forecast.cost_s(request)
+        self._demand.add(request.tenant, cost_s, now)
         return Job(
             self._forecast.urgent_s(request),
             next(self._serials),
@@ -166,7 +168,7 @@ class FeasibleEdfDiscipline(Discipline):
             request.prompt_tokens,
             request.sequences,
             self._kv_tokens(request),
-            service_class.weight / self._forecast.cost_s(request),
+            service_class.weight / cost_s,
             request,
         )
 
@@ -175,7 +177,7 @@ class FeasibleEdfDiscipline(Discipline):
 
     def _worth(self, job: Job) -> Worth:
         request = job.request
-        return request.class_name in self._below_floor, job.value * self._discounts.get(request.tenant, 1.0)
+        return request.class_name in self._due_classes, job.value * self._discounts.get(request.tenant, 1.0)
 
     def _revalue(self, now: float) -> None:
         """Renew once a second what changes slowly, so that a plan need not look at every job."""
@@ -184,10 +186,8 @@ class FeasibleEdfDiscipline(Discipline):
         self._valued_s = now
         self._epoch += 1
         self._forecast.renew_targets()
-        self._discounts = self._tenant_service.discounts()
-        self._below_floor = frozenset(
-            each.name for each in self._classes.values() if self._class_service.share(each.name) < each.floor
-        )
+        self._discounts = self._demand.discounts()
+        self._due_classes = frozenset(self._floors.due)
 
     def _break_promise(self, job: Job, now: float) -> Reject | None:
         self.waiting.break_promise(job.request.request_id)
@@ -229,17 +229,6 @@ class FeasibleEdfDiscipline(Discipline):
     def _is_starved(self, class_name: str, now: float) -> bool:
         return not self._running[class_name] and now - self._fed_s.get(class_name, now) >= PROBE_AFTER_S
 
-    def _underserved(self, now: float) -> list[Request]:
-        """Heads of classes under half their floor that have waited for a quarter of the time they have."""
-        heads = []
-        for each in self._classes.values():
-            job = self.waiting.first_of(each.name) if each.floor else None
-            if job and self._class_service.share(each.name) < each.floor / 2:
-                arrival_s = job.request.arrival_s
-                if now - arrival_s >= USED_SLACK_SHARE * (job.due_s - arrival_s):
-                    heads.append(job.request)
-        return heads
-
     def _place(self, request: Request) -> Placement | None:
         expected_tokens = self._books.output_length.expected_tokens(request)
         worker = choose_soonest(self._books.fleet, request, expected_tokens)
@@ -252,7 +241,7 @@ class FeasibleEdfDiscipline(Discipline):
         if self._bypasses >= BYPASS_REQUESTS or now > self._blocked[1] + BYPASS_S:
             return None
         head_tokens = self._kv_tokens(head)
-        for request in islice(self.waiting, 1, 1 + BYPASS_AMONG):
+        for request in islice(self.waiting, BYPASS_AMONG):
             if self._kv_tokens(request) < head_tokens and (placement := self._place(request)):
                 self._bypasses += 1
                 return placement

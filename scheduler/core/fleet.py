@@ -267,6 +267,13 @@ class Fleet:
         self._changed.clear()
         return changed
 
+    def is_open(self) -> bool:
+        """Whether some worker could run one sequence more now if the KV cache were without limit."""
+        for worker in self._workers.values():  # noqa: SIM110 - asked for every start, and a generator takes twice as long
+            if worker.is_open:
+                return True
+        return False
+
     def fits(self, request: Request) -> bool:
         """Whether some worker could run the request if it ran nothing else."""
         return any(worker.fits(request) for worker in self)

@@ -10,7 +10,8 @@ from scheduler.simulation.drain import drain_rate
 from scheduler.simulation.report import PlotUnavailable, plot, require_plotting, to_json, to_table
 from scheduler.simulation.sweep import Sweep, run_sweep
 from scheduler.simulation.trace import TraceError
-from scheduler.simulation.workload import Trace, open_workload
+from scheduler.simulation.workload import Trace
+from scheduler.simulation.workloads import open_workload
 
 SUMMARY = "compare policies under a virtual clock"
 
@@ -25,7 +26,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=_seeds, default=[1, 2, 3], metavar="S,...", help="the workload's; 1-10: a range")
     parser.add_argument("--workers", type=_count, default=1, metavar="N", help="equal workers (default: 1)")
     parser.add_argument(
-        "--workload", default="bursty", metavar="W", help="bursty (default), poisson, or a trace: a file of JSON lines"
+        "--workload",
+        default="bursty",
+        metavar="W",
+        help="bursty (default), poisson, flood (bursty and a tenant that floods), or a trace: a file of JSON lines",
     )
     parser.add_argument(
         "--duration", type=_positive, metavar="S", help="seconds in which requests arrive (default: 300, or as traced)"

@@ -4,7 +4,7 @@ from functools import cache
 
 from common.simulated_batch import H200, BatchCapacity, StepModel
 from scheduler.simulation.engine import VirtualEngine
-from scheduler.simulation.workload import open_workload
+from scheduler.simulation.workloads import open_workload
 
 
 @cache

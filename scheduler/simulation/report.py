@@ -2,14 +2,14 @@
 
 import json
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, astuple
 from functools import partial
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from scheduler.simulation.result import Result
+from scheduler.simulation.result import FloodCost, Result
 from scheduler.simulation.sweep import Run
 
 Results = Sequence[tuple[Run, Result]]
@@ -26,10 +26,12 @@ def to_json(results: Results) -> str:
 
 
 def to_table(results: Results) -> str:
-    """Return a line for every policy and load: mean and, of several seeds, standard deviation."""
+    """Return a line for every policy and load: mean and, of several seeds, standard deviation; of floors the least."""
     classes = sorted({name for _, result in results for name in result.attainment_by_class})
     head = ["policy", "load", "good", *classes, "good/s", "refused", "expired", "hung up", "wasted"]
-    head += ["TTFT p50", "p99", "TPOT p50", "p99"]
+    head += ["TTFT p50", "p99", "TPOT p50", "p99", "floor"]
+    if any(result.flood for _, result in results):
+        head += ["others", "calm", "loss", "flooder"]
     rows = [_row(policy, load, group, classes) for (policy, load), group in group_seeds(results).items()]
     widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
     return "\n".join(_align(row, widths) for row in [head, *rows])
@@ -97,7 +99,19 @@ def _row(policy: str, load: float, results: Sequence[Result], classes: Sequence[
         mean(lambda each: each.ttft_p99_s, ".2f"),
         mean(lambda each: each.tpot_p50_s, ".3f"),
         mean(lambda each: each.tpot_p99_s, ".3f"),
+        _least([each.floor_kept for each in results]),
+        *_flood_cells([each.flood for each in results if each.flood]),
     ]
+
+
+def _least(values: Iterable[float]) -> str:
+    known = [value for value in values if not math.isnan(value)]
+    return f"{min(known):.2f}" if known else "-"
+
+
+def _flood_cells(floods: Sequence[FloodCost]) -> list[str]:
+    figures = zip(*map(astuple, floods), strict=True)
+    return [f"{fmean(each):.3f}" for each in figures]
 
 
 def _attainment_of(name: str, result: Result) -> float:

@@ -4,8 +4,28 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from common.simulated_batch import H200, StepModel
 from scheduler.core.service_class import ServiceClass
 from scheduler.simulation.driver import End, Outcome
+from scheduler.simulation.floor_shares import least_shares
+
+
+@dataclass(frozen=True, slots=True)
+class FloodCost:
+    """What a flooding tenant costs, by the requests that arrive while it floods.
+
+    Attributes:
+        others_attainment: Share of the other tenants' requests that were good.
+        others_attainment_without: The same of the same requests when nobody floods.
+        others_loss: The difference.
+        flooder_attainment: Share of the flooder's requests that were good.
+
+    """
+
+    others_attainment: float
+    others_attainment_without: float
+    others_loss: float
+    flooder_attainment: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +47,10 @@ class Result:
         ttft_p99_s: Its 99th percentile.
         tpot_p50_s: Median of the mean time per output token after the first, of all that had at least two.
         tpot_p99_s: Its 99th percentile.
+        least_share_by_class: Each class's least share of the engine seconds spent in any minute in which it was
+            backlogged; classes that never were are left out.
+        floor_kept: The smallest of those shares relative to the class's floor; NaN where there is none.
+        flood: What the flood cost, where there was one.
 
     """
 
@@ -44,10 +68,19 @@ class Result:
     ttft_p99_s: float
     tpot_p50_s: float
     tpot_p99_s: float
+    least_share_by_class: Mapping[str, float]
+    floor_kept: float
+    flood: FloodCost | None = None
 
 
-def summarise(outcomes: Sequence[Outcome], promises: Mapping[str, ServiceClass], duration_s: float) -> Result:
-    """Return what the outcomes of ``duration_s`` of arrivals are worth."""
+def summarise(
+    outcomes: Sequence[Outcome],
+    promises: Mapping[str, ServiceClass],
+    duration_s: float,
+    *,
+    step_model: StepModel = H200,
+) -> Result:
+    """Return what the outcomes of ``duration_s`` of arrivals are worth, at engines of that step model."""
     good = [is_good(outcome, promises[outcome.arrival.service_class]) for outcome in outcomes]
     computed = sum(outcome.computed_tokens for outcome in outcomes)
     used = sum(outcome.computed_tokens for outcome, kept in zip(outcomes, good, strict=True) if kept)
@@ -56,6 +89,8 @@ def summarise(outcomes: Sequence[Outcome], promises: Mapping[str, ServiceClass],
     tpot_s = sorted(
         tpot(outcome) for outcome in outcomes if outcome.end is End.DONE and outcome.arrival.output_tokens > 1
     )
+    shares = least_shares(outcomes, promises, step_model, duration_s)
+    kept = [shares[name] / promises[name].floor for name in shares if promises[name].floor]
     return Result(
         requests=len(outcomes),
         attainment=share(good),
@@ -71,6 +106,8 @@ def summarise(outcomes: Sequence[Outcome], promises: Mapping[str, ServiceClass],
         ttft_p99_s=percentile(ttft_s, 0.99),
         tpot_p50_s=percentile(tpot_s, 0.5),
         tpot_p99_s=percentile(tpot_s, 0.99),
+        least_share_by_class=shares,
+        floor_kept=min(kept, default=math.nan),
     )
 
 

@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
 from typing import Any
@@ -13,9 +13,11 @@ from typing import Any
 from common.simulated_batch import H200
 from scheduler.simulation.arms import make_arm
 from scheduler.simulation.drain import drain_rate
-from scheduler.simulation.driver import simulate
-from scheduler.simulation.result import Result, summarise
-from scheduler.simulation.workload import PROMISES, open_workload
+from scheduler.simulation.driver import Outcome, simulate
+from scheduler.simulation.flood import FLOODER, Flood, lasts
+from scheduler.simulation.result import FloodCost, Result, summarise
+from scheduler.simulation.workload import PROMISES, Workload
+from scheduler.simulation.workloads import open_workload
 
 BAR_CELLS = 24
 
@@ -78,11 +80,32 @@ def run_sweep(sweep: Sweep, *, processes: int | None = None) -> list[tuple[Run, 
 
 
 def execute(run: Run, rate: float) -> Result:
-    """Make one run with ``rate`` requests a second."""
-    arrivals = open_workload(run.workload).arrivals(rate, run.duration_s, run.seed)
-    outcomes = simulate(make_arm(run.policy, H200), arrivals, workers=run.workers)
-    duration_s = min(run.duration_s, arrivals[-1].arrival_s) if arrivals else run.duration_s
-    return summarise(outcomes, PROMISES, duration_s)
+    """Make one run with ``rate`` requests a second; of a flood a second one, without the flooder's."""
+    workload = open_workload(run.workload)
+    outcomes = _serve(run, workload, rate)
+    duration_s = min(run.duration_s, outcomes[-1].arrival.arrival_s) if outcomes else run.duration_s
+    result = summarise(outcomes, PROMISES, duration_s)
+    if isinstance(workload, Flood):
+        return replace(result, flood=_flood_cost(outcomes, _serve(run, workload.calm, rate), run.duration_s))
+    return result
+
+
+def _serve(run: Run, workload: Workload, rate: float) -> list[Outcome]:
+    arrivals = workload.arrivals(rate, run.duration_s, run.seed)
+    return simulate(make_arm(run.policy, H200), arrivals, workers=run.workers)
+
+
+def _flood_cost(flooded: Sequence[Outcome], calm: Sequence[Outcome], duration_s: float) -> FloodCost:
+    """Compare by the requests that arrive while the flood lasts."""
+
+    def attainment(outcomes: Iterable[Outcome]) -> float:
+        lasting = [each for each in outcomes if lasts(each.arrival, duration_s)]
+        return summarise(lasting, PROMISES, duration_s).attainment
+
+    others = attainment(each for each in flooded if each.arrival.tenant != FLOODER)
+    flooder = attainment(each for each in flooded if each.arrival.tenant == FLOODER)
+    without = attainment(calm)
+    return FloodCost(others, without, without - others, flooder)
 
 
 def watch(finished: Iterable[Any], total: int) -> Iterator[Any]:

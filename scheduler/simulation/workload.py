@@ -201,12 +201,3 @@ class Trace:
     def backlog(self, seed: int) -> list[Arrival]:
         """See Workload.backlog."""
         return [each._replace(arrival_s=0.0) for each in islice(cycle(self.recorded), BACKLOG_REQUESTS)]
-
-
-def open_workload(name: str) -> Workload:
-    """Return the workload ``bursty`` or ``poisson``, or that of the trace file of that name."""
-    match name:
-        case "bursty" | "poisson":
-            return Mix(bursty=name == "bursty")
-        case _:
-            return Trace(Path(name))

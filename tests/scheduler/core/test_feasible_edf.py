@@ -150,15 +150,34 @@ def test_a_tenant_far_above_its_share_makes_room_first(scheduler: Scheduler) -> 
     assert reasons(decisions) == [("flood", RejectReason.INFEASIBLE_NOW)]
 
 
-def test_a_class_far_below_its_floor_starts_first(make_scheduler: MakeScheduler) -> None:
-    protected = ServiceClass("protected", 1.0, ttft_s=30.0, tpot_s=None, e2e_s=None, floor=0.5)
+@pytest.fixture
+def owing_scheduler(make_scheduler: MakeScheduler) -> Scheduler:
+    """A scheduler that owes the class "protected" its floor."""
+    protected = ServiceClass("protected", 0.01, ttft_s=30.0, tpot_s=None, e2e_s=None, floor=0.5)
     scheduler = make_scheduler(FeasibleEdf({"chat": CHAT, "protected": protected, "slow": SLOW}))
-    busy(scheduler, SINGLE, prompt_tokens=10)
+    scheduler.join("w", SINGLE, 0.0)
+    for number in range(15):
+        scheduler.submit(make_request(f"r{number}", service_class="slow", prompt_tokens=80_000), 0.0)
+        scheduler.finish(f"r{number}", 5, 0.0)
+    return scheduler
+
+
+def test_a_class_that_is_owed_its_floor_starts_first(owing_scheduler: Scheduler) -> None:
+    owing_scheduler.submit(make_request("running", service_class="slow"), 0.0)
+    chat = make_request("chat", service_class="chat")
     poor = make_request("poor", service_class="protected")
-    scheduler.submit(poor, 0.0)
-    chat = make_request("chat", service_class="chat", arrival_s=9.0)
-    scheduler.submit(chat, 9.0)
-    assert scheduler.finish("running", 5, 9.1) == [Start(poor, "w")]
+    owing_scheduler.submit(chat, 0.0)
+    owing_scheduler.submit(poor, 0.0)
+    assert owing_scheduler.finish("running", 5, 0.1) == [Start(poor, "w")]
+
+
+def test_others_make_room_for_a_class_that_is_owed_its_floor(owing_scheduler: Scheduler) -> None:
+    owing_scheduler.submit(make_request("running", service_class="slow", prompt_tokens=80_000), 2.0)
+    for number in range(40):
+        request = make_request(f"s{number}", service_class="slow", arrival_s=2.0, prompt_tokens=40_000)
+        owing_scheduler.submit(request, 2.0)
+    poor = make_request("poor", service_class="protected", arrival_s=2.0, prompt_tokens=40_000)
+    assert isinstance(owing_scheduler.submit(poor, 2.0)[-1], Wait)
 
 
 def test_a_few_smaller_requests_pass_a_head_that_lacks_only_kv_cache(scheduler: Scheduler) -> None:

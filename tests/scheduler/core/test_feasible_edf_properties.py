@@ -83,7 +83,7 @@ class FeasibleEdfMachine(RuleBasedStateMachine):
             case Start(request, worker_id):
                 assert self.waiting.pop(request_id) == request
                 assert request.deadline_s > self.now, "started after its deadline"
-                self.no_larger_one_of_its_kind_is_more_urgent(request)
+                self.nobody_of_its_kind_who_needs_no_more_is_more_urgent(request)
                 self.running[request_id] = worker_id
             case Wait(request, position, estimated_wait_s):
                 assert self.waiting[request_id] == request
@@ -102,7 +102,7 @@ class FeasibleEdfMachine(RuleBasedStateMachine):
                 del self.running[request_id]
                 self.end(request_id)
 
-    def no_larger_one_of_its_kind_is_more_urgent(self, request: Request) -> None:
+    def nobody_of_its_kind_who_needs_no_more_is_more_urgent(self, request: Request) -> None:
         """Within a class and tenant the order is that of due times; only smaller ones may pass, for a moment."""
         discipline = self.scheduler._discipline
         assert isinstance(discipline, FeasibleEdfDiscipline)
@@ -110,7 +110,8 @@ class FeasibleEdfMachine(RuleBasedStateMachine):
             other = job.request
             if (other.service_class, other.tenant) == (request.service_class, request.tenant):
                 earlier = other.arrival_s < request.arrival_s and other.deadline_s < request.deadline_s
-                assert not earlier or other.prompt_tokens * other.sequences > request.prompt_tokens
+                larger = discipline._kv_tokens(other) > discipline._kv_tokens(request)
+                assert not earlier or larger or other.sequences > request.sequences
 
     def end(self, request_id: str) -> None:
         assert request_id not in self.over, f"{request_id} ended twice"
@@ -228,10 +229,11 @@ class FeasibleEdfMachine(RuleBasedStateMachine):
 
     @invariant()
     def nobody_waits_who_is_over_or_could_start_first(self) -> None:
-        queue = self.scheduler._waiting
-        assert {request.request_id for request in queue} == set(self.waiting)
+        discipline = self.scheduler._discipline
+        assert isinstance(discipline, FeasibleEdfDiscipline)
+        assert {request.request_id for request in discipline.waiting} == set(self.waiting)
         assert all(request.deadline_s > self.now for request in self.waiting.values())
-        head = queue.head()
+        head = discipline.first()
         if head:
             expected_tokens = self.scheduler._output_length.expected_tokens(head)
             assert not any(worker.can_run(head, expected_tokens) for worker in self.scheduler.workers())

@@ -49,6 +49,18 @@ def test_the_table_has_a_line_for_every_policy_and_load(capsys: pytest.CaptureFi
     assert all("+-" in row for row in rows)
 
 
+def test_a_flood_is_told_by_what_it_costs_the_others(capsys: pytest.CaptureFixture[str]) -> None:
+    flood = ["--policy", "fcfs", "--load", "0.5", "--seed", "1", "--duration", "30", "--workload", "flood"]
+    assert run(*flood, "--format", "json") == 0
+    (told,) = json.loads(capsys.readouterr().out)
+    cost = told["flood"]
+    assert cost["others_loss"] == pytest.approx(cost["others_attainment_without"] - cost["others_attainment"])
+    assert run(*flood) == 0
+    head, row = capsys.readouterr().out.splitlines()
+    assert head.split()[-4:] == ["others", "calm", "loss", "flooder"]
+    assert row.split()[-2] == f"{cost['others_loss']:.3f}"
+
+
 def test_a_trace_is_served_as_recorded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trace = tmp_path / "trace.jsonl"
     write_trace(trace, [Arrival(float(second), 500, 20, "chat", "a") for second in range(20)])
@@ -65,7 +77,6 @@ def test_a_trace_that_cannot_be_read_is_said_in_a_line(tmp_path: Path, capsys: p
 
 
 def test_a_picture_is_drawn(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
     assert run(*SHORT, "--plot", str(tmp_path / "curve.png")) == 0
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
 

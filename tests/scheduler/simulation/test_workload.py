@@ -4,7 +4,8 @@ from statistics import fmean, pstdev
 import pytest
 
 from scheduler.simulation.trace import Arrival
-from scheduler.simulation.workload import CLASSES, MIX, Mix, Trace, envelope_inverse, open_workload
+from scheduler.simulation.workload import CLASSES, MIX, Mix, Trace, envelope_inverse
+from scheduler.simulation.workloads import open_workload
 
 HOUR_S = 3600.0
 
