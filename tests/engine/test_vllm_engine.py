@@ -10,7 +10,8 @@ from tests.worker.collecting import CollectingEngine
 from tests.worker.engine_contract import EngineContract
 from worker.config import WorkerSettings
 from worker.engine import EngineStartError
-from worker.vllm_engine import VllmEngine, engine_args
+from worker.vllm_arguments import engine_args
+from worker.vllm_engine import VllmEngine
 
 
 @pytest.fixture(scope="module")
