@@ -53,7 +53,7 @@ class Detokenizer:
     def stream(self, prompt_token_ids: Sequence[int], sampling: generation_pb2.SamplingParams) -> TextStream:
         """Begin the text that follows a prompt, without stop strings.
 
-        A character that begins in the prompt's last bytes belongs to it.
+        A character that begins with the prompt's last bytes and is completed belongs to it.
         """
         ending = list(prompt_token_ids[-_CONTEXT_TOKENS:])
         if self._by_bytes:
@@ -106,25 +106,34 @@ class _ByteLevelVocabulary(dict[int, str | None]):
 class _ByteLevelText:
     """Text of byte-level tokens: their bytes, joined and read as UTF-8, with U+FFFD for what is not."""
 
-    __slots__ = ("_texts", "_waiting")
+    __slots__ = ("_texts", "_unsaid_prompt", "_waiting")
 
     stop: ClassVar[str | None] = None
 
     def __init__(self, vocabulary: _ByteLevelVocabulary, prompt_ending: list[int]) -> None:
         self._texts = vocabulary
         ending = b"".join(map(vocabulary.bytes_of, prompt_ending))
-        self._waiting = _split(ending[-_INCOMPLETE_BYTES:])[1]
+        self._unsaid_prompt = self._waiting = _split(ending[-_INCOMPLETE_BYTES:])[1]
 
     def add(self, token_id: int) -> str:
         if not self._waiting:
             text = self._texts[token_id]
             if text is not None:
                 return text
-        text, self._waiting = _split(self._waiting + self._texts.bytes_of(token_id))
+        data = self._waiting + self._texts.bytes_of(token_id)
+        text, self._waiting = _split(data)
+        if text and self._unsaid_prompt:
+            text = self._without_prompt(text, data)
         return text
 
     def flush(self) -> str:
         return ""
+
+    def _without_prompt(self, text: str, data: bytes) -> str:
+        """Leave out the first text's U+FFFD where it only says that the prompt's last character stays incomplete."""
+        own, _ = _split(data[len(self._unsaid_prompt) :])
+        self._unsaid_prompt = b""
+        return own if text == _REPLACEMENT + own else text
 
 
 class _DecodedText:
@@ -171,7 +180,10 @@ class _DecodedText:
 def _split(data: bytes) -> tuple[str, bytes]:
     """Read bytes as UTF-8; return what is decided, and the beginning of a character that is not."""
     text, used = codecs.utf_8_decode(data, "replace", False)
-    return text, data[used:]
+    rest = data[used:]
+    if rest.startswith(b"\xed") and rest[1:] >= b"\xa0":  # A surrogate is none; Python waits for its end.
+        return text + rest.decode(errors="replace"), b""
+    return text, rest
 
 
 def _byte_alphabet() -> dict[str, int]:

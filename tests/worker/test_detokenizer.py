@@ -21,6 +21,7 @@ BYTE_LEVEL = pytest.mark.parametrize("tokenizer", [demo(), byte_level()], ids=["
 EACH_KIND = pytest.mark.parametrize(
     "tokenizer", [demo(), byte_level(), byte_fallback()], ids=["demo", "byte level", "byte fallback"]
 )
+CHARACTER_OF = {byte: character for character, byte in _BYTE_OF.items()}
 EITHER = pytest.mark.parametrize("keep_special_tokens", [False, True])
 
 
@@ -79,9 +80,14 @@ def test_tokens_after_a_prompt_go_on_where_its_text_ended(
 ) -> None:
     token_ids = data.draw(any_ids(tokenizer))
     cut = data.draw(st.integers(0, len(token_ids)))
-    said = text(tokenizer, token_ids[:cut], keep_special_tokens=keep_special_tokens)
+    whole, prompt, own = (
+        text(tokenizer, part, keep_special_tokens=keep_special_tokens)
+        for part in (token_ids, token_ids[:cut], token_ids[cut:])
+    )
     rest = text(tokenizer, token_ids[cut:], token_ids[:cut], keep_special_tokens=keep_special_tokens)
-    assert said + rest == text(tokenizer, token_ids, keep_special_tokens=keep_special_tokens)
+    expected = whole.removeprefix(prompt)
+    # A character that the prompt began, and that is not completed, is the prompt's affair.
+    assert rest == (own if expected == REPLACEMENT + own else expected)
 
 
 @settings(deadline=None)
@@ -121,6 +127,13 @@ def test_a_character_comes_whole_with_its_last_token() -> None:
     parts = pieces(tokenizer, ids(tokenizer, "é🙂"))
     assert [part for part in parts if part] == ["é", "🙂"]
     assert len(parts) > 3
+
+
+def test_bytes_that_cannot_become_a_character_do_not_wait() -> None:
+    tokenizer = demo()
+    for data in (b"\xff", b"\xed\xa0", b"\xf0\x80", b"\xe2a"):
+        token_ids = [tokenizer.token_to_id(CHARACTER_OF[byte]) for byte in data]
+        assert text(tokenizer, token_ids) == data.decode(errors="replace")
 
 
 def test_what_is_decided_does_not_wait_for_the_next_character() -> None:
