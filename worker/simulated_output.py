@@ -15,8 +15,8 @@ from typing import TypeVar
 
 from sluice.v1 import generation_pb2
 from sluice.worker.v1 import worker_pb2
-from worker.simulated_text import SequenceText
 from worker.simulated_tokenizer import Vocabulary
+from worker.stop_strings import text_after
 
 STOP = generation_pb2.FINISH_REASON_STOP
 LENGTH = generation_pb2.FINISH_REASON_LENGTH
@@ -70,7 +70,7 @@ class SequenceOutput:
         self.index = index
         self._sampling = sampling = request.sampling
         self._vocabulary = vocabulary
-        self._text = SequenceText(vocabulary.tokenizer, sampling)
+        self._text = text_after(vocabulary.detokenizer, request.prompt_token_ids, sampling)
         self._context = _Context(request.prompt_token_ids, _key(request, index, voice))
         self._end_ids = set(sampling.stop_token_ids)
         self._tokens = 0
@@ -102,13 +102,13 @@ class SequenceOutput:
         if token_id != self._vocabulary.eos_id:
             output.stop_token_id = token_id
         if self._sampling.include_stop_in_output:
-            output.text = self._text.add(token_id).text
+            output.text = self._text.add(token_id)
         output.text += self._text.flush()
 
     def _add_text(self, output: worker_pb2.Output, token_id: int) -> None:
-        output.text, stop = self._text.add(token_id)
-        if stop is not None:
-            output.finish_reason, output.stop = STOP, stop
+        output.text = self._text.add(token_id)
+        if self._text.stop is not None:
+            output.finish_reason, output.stop = STOP, self._text.stop
         elif self._tokens == self._sampling.max_tokens:
             output.finish_reason = LENGTH
             output.text += self._text.flush()
@@ -147,7 +147,7 @@ class SequenceOutput:
         entries = [
             generation_pb2.TokenLogprob(
                 token_id=entry,
-                text=self._vocabulary.text_of(entry),
+                text=self._vocabulary.detokenizer.text_of(entry),
                 logprob=first + rank * step,
             )
             for rank, entry in enumerate([token_id, *others][: max(self._sampling.logprobs, 1)])

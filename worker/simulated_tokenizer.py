@@ -5,6 +5,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
+from worker.detokenizer import Detokenizer
 from worker.tokenizer_files import TokenizerFiles, read_tokenizer
 
 # How byte-level and SentencePiece vocabularies write a word with the space before it.
@@ -68,6 +69,7 @@ class Vocabulary:
 
     Attributes:
         tokenizer: The tokenizer itself.
+        detokenizer: What makes text of its ids.
         size: All ids are below it.
         eos_id: The end token.
         prose_ids: What free text is made of: whole words with the space before them, now and then a mark.
@@ -80,6 +82,7 @@ class Vocabulary:
 
     def __init__(self, files: TokenizerFiles) -> None:
         self.tokenizer: Tokenizer = Tokenizer.from_str(files.tokenizer_json)
+        self.detokenizer = Detokenizer(self.tokenizer)
         ids = self.tokenizer.get_vocab()
         self.size = max(ids.values()) + 1
         eos_token = files.special_tokens.get("eos_token")
@@ -88,14 +91,6 @@ class Vocabulary:
         self.eos_id = ids[eos_token]
         self.prose_ids = _prose_ids(ids) or sorted(ids.values())
         self.common_ids = list(dict.fromkeys([*self.prose_ids, *sorted(ids.values())]))[:_COMMON_IDS]
-        self._texts: dict[int, str] = {}
-
-    def text_of(self, token_id: int) -> str:
-        """Return a token's own text."""
-        text = self._texts.get(token_id)
-        if text is None:
-            text = self._texts[token_id] = self.tokenizer.decode([token_id], skip_special_tokens=False)
-        return text
 
 
 def _prose_ids(ids: dict[str, int]) -> list[int]:

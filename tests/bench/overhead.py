@@ -27,7 +27,7 @@ from common.client import Client, ask
 from sluice.v1 import inference_pb2
 from tests.processes import Sluice, demo_model
 from worker.config import WorkerSettings
-from worker.vllm_engine import engine_args
+from worker.vllm_arguments import engine_args
 
 PROMPT_TOKENS = 128
 SAMPLING = {"temperature": 0.7, "top_p": 0.9, "top_k": 20, "repetition_penalty": 1.0, "ignore_eos": True}

@@ -1,16 +1,19 @@
 """vLLM passes the suite that every engine passes."""
 
 import asyncio
+import multiprocessing
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
+from sluice.worker.v1 import worker_pb2
 from tests.worker.collecting import CollectingEngine
-from tests.worker.engine_contract import EngineContract
+from tests.worker.engine_contract import PROMPT, EngineContract
 from worker.config import WorkerSettings
 from worker.engine import EngineStartError
-from worker.vllm_engine import VllmEngine, engine_args
+from worker.vllm_arguments import engine_args
+from worker.vllm_engine import VllmEngine
 
 
 @pytest.fixture(scope="module")
@@ -49,3 +52,17 @@ async def test_a_model_that_is_not_there_is_an_error_with_its_name() -> None:
 
     with pytest.raises(EngineStartError, match="/no/such/model"):
         await asyncio.wait_for(nothing(), 60)
+
+
+async def test_a_killed_engine_fails_every_request_and_then_tells(engine: CollectingEngine) -> None:
+    """The last of the module, which shares its engine."""
+    answers = [engine.submit(engine.random_prompt(8), max_tokens=5000, ignore_eos=True) for _ in range(3)]
+    await engine.until(lambda: all(answer.outputs for answer in answers))
+    [core] = [child for child in multiprocessing.active_children() if child.name.startswith("EngineCore")]
+    core.kill()
+    await engine.until(lambda: bool(engine.deaths))
+    assert engine.deaths == ["the engine died"]
+    late = engine.submit(PROMPT)
+    for answer in (*answers, late):
+        assert answer.failure is not None
+        assert answer.failure.reason == worker_pb2.FAILURE_REASON_ENGINE

@@ -141,13 +141,10 @@ class CollectingEngine:
         return list(itertools.islice(words, count))
 
     def random_prompt(self, tokens: int) -> list[int]:
-        """Make a prompt that no other request had, and that ends with a whole character, as any text does.
-
-        After a prompt that ends within a character vLLM's detokenizer repeats the prompt in the output.
-        """
+        """Make a prompt that no other request had."""
         special = set(self.tokenizer.get_added_tokens_decoder())
         ids = sorted(set(self.tokenizer.get_vocab().values()) - special)
-        return [*random.Random(next(self._ids)).choices(ids, k=tokens - 1), self.words(1)[0]]
+        return random.Random(next(self._ids)).choices(ids, k=tokens)
 
     def submit(self, prompt: str | Sequence[int], **sampling: Any) -> Answer:
         """Submit a request under a fresh id; greedy and of 16 tokens where ``sampling`` does not say otherwise."""

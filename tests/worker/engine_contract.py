@@ -9,6 +9,7 @@ import hashlib
 import math
 import time
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
@@ -146,6 +147,32 @@ class EngineContract:
         assert answer.token_ids()[:5] == [word] * 5
         assert answer.token_ids()[-1] == stop
         assert answer.last().stop_token_id == stop
+
+    async def test_min_tokens_defer_a_stop_string(self, engine: CollectingEngine) -> None:
+        [word] = engine.words(1)
+        stop = engine.decode([word])
+        answer = await engine.generate(PROMPT, allowed_token_ids=[word], min_tokens=5, stop=[stop])
+        assert answer.text() == stop * 5
+        assert len(answer.token_ids()) == 6
+        assert answer.last().stop == stop
+
+    async def test_an_included_stop_token_is_in_the_text(self, engine: CollectingEngine) -> None:
+        [word] = engine.words(1)
+        stop: dict[str, Any] = {"stop_token_ids": [word], "include_stop_in_output": True}
+        answer = await engine.generate(PROMPT, allowed_token_ids=[word], **stop)
+        assert answer.text() == engine.decode([word])
+
+    async def test_special_tokens_are_kept_where_asked_for(self, engine: CollectingEngine) -> None:
+        sampling: dict[str, Any] = {"allowed_token_ids": [engine.eos_id], "ignore_eos": True, "max_tokens": 2}
+        end = engine.tokenizer_document["special_tokens"]["eos_token"]
+        assert (await engine.generate(PROMPT, keep_special_tokens=True, **sampling)).text() == end * 2
+        assert (await engine.generate(PROMPT, **sampling)).text() == ""
+
+    async def test_a_sequence_that_goes_on_within_a_character_ends_it(self, engine: CollectingEngine) -> None:
+        *begun, last = engine.encode("🙂")
+        prompt = [*engine.encode(PROMPT), *begun]
+        answer = await engine.generate(prompt, allowed_token_ids=[last], max_tokens=1, ignore_eos=True)
+        assert answer.text() == "🙂"
 
     async def test_the_same_seed_gives_the_same_tokens(self, engine: CollectingEngine) -> None:
         sampling = {"temperature": 1.0, "max_tokens": 24, "ignore_eos": True, "seed": 7}

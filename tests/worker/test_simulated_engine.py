@@ -2,7 +2,6 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -115,31 +114,10 @@ async def test_sequences_of_one_seed_differ_from_each_other(fresh_engine: Collec
     assert answer.token_ids(0) != answer.token_ids(1)
 
 
-async def test_min_tokens_defer_a_stop_string(fresh_engine: CollectingEngine) -> None:
-    [word] = fresh_engine.words(1)
-    stop = fresh_engine.decode([word])
-    answer = await fresh_engine.generate(PROMPT, allowed_token_ids=[word], min_tokens=5, stop=[stop])
-    assert answer.text() == stop * 5
-    assert len(answer.token_ids()) == 6
-
-
 async def test_min_tokens_defer_a_stop_token_that_alone_is_allowed(fresh_engine: CollectingEngine) -> None:
     [word] = fresh_engine.words(1)
     answer = await fresh_engine.generate(PROMPT, allowed_token_ids=[word], stop_token_ids=[word], min_tokens=3)
     assert answer.token_ids() == [word] * 4
-
-
-async def test_an_included_stop_token_is_in_the_text(fresh_engine: CollectingEngine) -> None:
-    [word] = fresh_engine.words(1)
-    stop: dict[str, Any] = {"stop_token_ids": [word], "include_stop_in_output": True}
-    answer = await fresh_engine.generate(PROMPT, allowed_token_ids=[word], **stop)
-    assert answer.text() == fresh_engine.decode([word])
-
-
-async def test_special_tokens_are_kept_where_asked_for(fresh_engine: CollectingEngine) -> None:
-    sampling = {"allowed_token_ids": [fresh_engine.eos_id], "ignore_eos": True, "max_tokens": 2}
-    assert (await fresh_engine.generate(PROMPT, keep_special_tokens=True, **sampling)).text() == "<|im_end|>" * 2
-    assert (await fresh_engine.generate(PROMPT, **sampling)).text() == ""
 
 
 @pytest.mark.parametrize(

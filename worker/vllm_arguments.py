@@ -1,0 +1,53 @@
+"""vLLM's own arguments, from the worker's settings."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from vllm import AsyncEngineArgs
+from vllm.platforms import current_platform
+
+from worker.config import WorkerSettings
+from worker.engine import EngineStartError
+
+# Has each step's outputs say what the step computed. The log that goes with it is written by a part that is not used.
+STEP_DETAILS = "enable_logging_iteration_details"
+
+
+def engine_args(settings: WorkerSettings) -> AsyncEngineArgs:
+    """Translate the settings.
+
+    Raises:
+        EngineStartError: An entry of engine_args is not one of vLLM's.
+
+    """
+    on_cpu = current_platform.is_cpu()
+    if on_cpu:
+        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(settings.cpu_kv_cache_gib))
+    values: dict[str, Any] = {
+        "model": settings.model,
+        "served_model_name": settings.served_model_name or _folder_name(settings.model),
+        "tensor_parallel_size": settings.tensor_parallel_size,
+        "max_model_len": settings.context_tokens,
+        "max_num_seqs": settings.max_sequences,
+        "max_num_batched_tokens": settings.max_step_tokens,
+        "dtype": "bfloat16" if on_cpu and settings.dtype == "auto" else settings.dtype,
+        "quantization": settings.quantization or None,
+        "kv_cache_dtype": settings.kv_cache_dtype,
+        "enable_prefix_caching": settings.prefix_caching,
+        "enforce_eager": on_cpu if settings.enforce_eager is None else settings.enforce_eager,
+        "seed": settings.seed,
+    }
+    if hasattr(AsyncEngineArgs, STEP_DETAILS):
+        values[STEP_DETAILS] = True
+    if not on_cpu:
+        values["gpu_memory_utilization"] = settings.gpu_memory_utilization
+    try:
+        return AsyncEngineArgs(**{**values, **settings.engine_args})
+    except TypeError as error:
+        raise EngineStartError(f"engine_args: {error}") from error
+
+
+def _folder_name(model: str) -> str | None:
+    """Name a model that lies in a folder by its folder; None for one that a hub has."""
+    return Path(model).resolve().name if Path(model).is_dir() else None

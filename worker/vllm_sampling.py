@@ -1,0 +1,58 @@
+"""Sampling values as vLLM has them."""
+
+from vllm import SamplingParams
+from vllm.sampling_params import StructuredOutputsParams
+
+from sluice.v1 import generation_pb2
+
+
+def sampling_params(sampling: generation_pb2.SamplingParams) -> SamplingParams:
+    """Translate effective sampling values, less those of the text, which vLLM does not make.
+
+    Raises what vLLM's own validation raises.
+    """
+    return SamplingParams(
+        n=sampling.n or 1,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        top_k=sampling.top_k,
+        min_p=sampling.min_p,
+        repetition_penalty=sampling.repetition_penalty,
+        presence_penalty=sampling.presence_penalty,
+        frequency_penalty=sampling.frequency_penalty,
+        max_tokens=sampling.max_tokens,
+        min_tokens=sampling.min_tokens,
+        stop_token_ids=list(sampling.stop_token_ids) or None,
+        ignore_eos=sampling.ignore_eos,
+        seed=sampling.seed if sampling.HasField("seed") else None,
+        logprobs=sampling.logprobs if sampling.HasField("logprobs") else None,
+        logit_bias=dict(sampling.logit_bias) or None,
+        allowed_token_ids=list(sampling.allowed_token_ids) or None,
+        bad_words=list(sampling.bad_words) or None,
+        structured_outputs=_structured_outputs(sampling.structured_output),
+        skip_clone=True,
+    )
+
+
+def _structured_outputs(wanted: generation_pb2.StructuredOutput) -> StructuredOutputsParams | None:
+    match wanted.WhichOneof("constraint"):
+        case "json_schema":
+            return StructuredOutputsParams(json=wanted.json_schema)
+        case "regex":
+            return StructuredOutputsParams(regex=wanted.regex)
+        case "choice":
+            return StructuredOutputsParams(choice=list(wanted.choice.values))
+        case "grammar":
+            return StructuredOutputsParams(grammar=wanted.grammar)
+        case "json_object":
+            return StructuredOutputsParams(json_object=True)
+    return None
+
+
+def field_at_fault(error: Exception, sampling: generation_pb2.SamplingParams) -> str:
+    """Name the field that vLLM refused: the one it names itself, else the constraint, which it alone can judge."""
+    parameter = getattr(error, "parameter", None)
+    if parameter in generation_pb2.SamplingParams.DESCRIPTOR.fields_by_name:
+        return f"sampling.{parameter}"
+    constraint = sampling.structured_output.WhichOneof("constraint")
+    return f"sampling.structured_output.{constraint}" if constraint else "sampling"
