@@ -38,6 +38,7 @@ class Consideration(NamedTuple):
         wait_s: Estimated seconds until it would start; None while there is nothing to tell from.
         promised: Whether it would be promised its class's targets.
         placement: Where it would start at once; None: it would wait.
+        refused: How many that wait would be refused in its favour.
 
     """
 
@@ -46,6 +47,7 @@ class Consideration(NamedTuple):
     wait_s: float | None
     promised: bool
     placement: Placement | None
+    refused: int = 0
 
 
 class Discipline:

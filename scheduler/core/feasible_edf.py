@@ -76,7 +76,8 @@ class FeasibleEdfDiscipline(Discipline):
         if not self._forecast.feasible_when_idle(request, now):
             self.waiting.push(request)
             return self._give_up(request, None, now)
-        self.waiting.promise(self._job(request, now))
+        self._demand.add(request.tenant, self._forecast.cost_s(request), now)
+        self.waiting.promise(self._job(request))
         self._plan_due_s = now
         return None
 
@@ -94,8 +95,14 @@ class FeasibleEdfDiscipline(Discipline):
         if job in shed:
             return self._considered_without_promise(request, job, now)
         position = self.waiting.position_at(job.urgent_s) - sum(each < job for each in shed)
-        placement = None if position else self._place(request)
-        return Consideration(None, position, 0.0 if placement else wait_s, True, placement)
+        placement = None if position or self._is_behind_owed(job) else self._place(request)
+        refused = sum(self._classes[each.request.class_name].on_infeasible == "refuse" for each in shed)
+        return Consideration(None, position, 0.0 if placement else wait_s, True, placement, refused)
+
+    def _is_behind_owed(self, job: Job) -> bool:
+        """Whether a class that is owed its floor would start something before a job that has not joined."""
+        owed = [first for name in self._floors.due if (first := self.waiting.first_of(name))]
+        return bool(owed) and (job.request.class_name not in self._floors.due or min(owed) < job)
 
     def is_promised(self, request_id: str) -> bool:
         """See Discipline.is_promised."""
@@ -157,10 +164,8 @@ class FeasibleEdfDiscipline(Discipline):
         first_due_s = self.waiting.backlog.first_due_s() if self._books.fleet else None
         return min((each for each in (deadline_s, first_due_s) if each is not None), default=None)
 
-    def _job(self, request: Request, now: float) -> Job:
+    def _job(self, request: Request) -> Job:
         service_class = self._classes[request.class_name]
-        cost_s = self._forecast.cost_s(request)
-        self._demand.add(request.tenant, cost_s, now)
         return Job(
             self._forecast.urgent_s(request),
             next(self._serials),
@@ -168,7 +173,7 @@ class FeasibleEdfDiscipline(Discipline):
             request.prompt_tokens,
             request.sequences,
             self._kv_tokens(request),
-            service_class.weight / cost_s,
+            service_class.weight / self._forecast.cost_s(request),
             request,
         )
 

@@ -120,8 +120,8 @@ class Scheduler:
         expected_tokens = self._output_length.expected_tokens(request)
         if refusal := self._refuse_at_the_door(request, now):
             return Outlook(refusal, "", Wait(request, len(self._waiting), None), expected_tokens, None, None)
-        refusal, position, wait_s, promised, placement = self._discipline.consider(request, now)
-        if not refusal and not placement and len(self._waiting) >= self._max_queued_requests:
+        refusal, position, wait_s, promised, placement, refused = self._discipline.consider(request, now)
+        if not refusal and not placement and len(self._waiting) - refused >= self._max_queued_requests:
             refusal = self._refuse_overflow(request)
         served = service_time(self._fleet, request, expected_tokens)
         first_token_s = None if wait_s is None or served is None else wait_s + served.prefill_s

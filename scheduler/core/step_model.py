@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 FORGETTING = 0.999
-LEAST_STEP_S = 1e-3
-NOISE_PER_S = 1e-4
+EARLY_FORGETTING, EARLY_STEPS = 0.97, 200
+NOISE_S = 1e-3
 SOLVE_EVERY_STEPS = 8
 OUTLIER_FACTOR = 3.0
 OUTLIER_S = 0.01
@@ -26,11 +26,13 @@ _EACH = range(4)
 class StepModel:
     """Seconds of a step: ``base + token * tokens + context * (sum of decoding contexts) + sequence * sequences``.
 
-    Fitted by least squares with forgetting (memory about 1,000 steps), the variance taken to grow with the step's time,
-    and drawn to the prior where the steps say nothing; no coefficient is ever below 0. Sums over the steps are kept and
-    solved every eighth step, since a recursive inverse is not safe: steps of a real engine differ so little from each
-    other for minutes that it loses its definiteness. Once 20 steps are known, a step that took more than three times
-    what was expected counts as three times, so that one stall does not make everything look infeasible.
+    Fitted by least squares with forgetting (memory about 1,000 steps; 30 at first, when engines still compile), drawn
+    to the prior where the steps say nothing; no coefficient is ever below 0. All errors weigh the same: weighed by the
+    step's time the fit would be drawn to steps that were reported early; weighed by what was expected, a bad first
+    guess would defend itself. Sums over the steps are kept and solved every eighth step, since a recursive inverse is
+    not safe: steps of a real engine differ so little from each other for minutes that it loses its definiteness. Once
+    20 steps are known, a step that took more than three times what was expected counts as three times, so that one
+    stall does not make everything look infeasible.
 
     Attributes:
         base_s: Reading the weights and launching the kernels.
@@ -74,25 +76,22 @@ class StepModel:
 
     def observe(self, step_s: float, tokens: int, contexts: int, sequences: int) -> None:
         """Learn from one step."""
-        expected_s = self.step_s(tokens, contexts, sequences)
         if self._steps >= TRUSTED_AFTER_STEPS:
-            step_s = min(step_s, OUTLIER_FACTOR * expected_s + OUTLIER_S)
-        # Not the step's own time: errors weighed by that would draw the fit to whatever came out short.
-        scale = max(expected_s, LEAST_STEP_S) ** -0.5
-        features = (scale, tokens / UNITS[1] * scale, contexts / UNITS[2] * scale, sequences / UNITS[3] * scale)
-        scaled = step_s * scale
+            step_s = min(step_s, OUTLIER_FACTOR * self.step_s(tokens, contexts, sequences) + OUTLIER_S)
+        features = (1.0, tokens / UNITS[1], contexts / UNITS[2], sequences / UNITS[3])
+        kept = EARLY_FORGETTING if self._steps < EARLY_STEPS else FORGETTING
         for i, feature in enumerate(features):
             row = self._products[i]
             for j in range(i, 4):
-                row[j] = FORGETTING * row[j] + feature * features[j]
-            self._moments[i] = FORGETTING * self._moments[i] + feature * scaled
+                row[j] = kept * row[j] + feature * features[j]
+            self._moments[i] = kept * self._moments[i] + feature * step_s
         self._steps += 1
         if self._steps % SOLVE_EVERY_STEPS == 0 or self._steps <= TRUSTED_AFTER_STEPS:
             self._solve()
 
     def _solve(self) -> None:
         """Find the coefficients: the least squares, or where one would be negative those of the others."""
-        doubts = [NOISE_PER_S / doubt_s**2 for doubt_s in DOUBT_S]
+        doubts = [(NOISE_S / doubt_s) ** 2 for doubt_s in DOUBT_S]
         matrix = [[self._products[min(i, j)][max(i, j)] + (doubts[i] if i == j else 0.0) for j in _EACH] for i in _EACH]
         wanted = [self._moments[i] + doubts[i] * PRIOR[i] * UNITS[i] for i in _EACH]
         free = list(_EACH)

@@ -243,7 +243,7 @@ def test_prefill_waits_for_the_bucket_while_others_decode(make_scheduler: MakeSc
 
 
 @pytest.mark.parametrize("lengths", [(1, 900), (900, 1), (300, 300)])
-def test_the_length_of_the_prompt_changes_nothing_about_its_urgency(
+def test_the_length_of_the_prompt_changes_nothing_about_its_place_in_the_queue(
     scheduler: Scheduler, lengths: tuple[int, int]
 ) -> None:
     busy(scheduler, prompt_tokens=3_000)

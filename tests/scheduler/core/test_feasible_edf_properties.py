@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from scheduler.core.decisions import Decision, Expire, Lose, Reject, RejectReason, Start, Wait
+from scheduler.core.discipline import Placement
 from scheduler.core.feasible_edf import FeasibleEdf, FeasibleEdfDiscipline
 from scheduler.core.fleet import Capacity
 from scheduler.core.request import Priority, Request
@@ -35,6 +36,18 @@ CAPACITIES = st.builds(
 MAX_QUEUED_REQUESTS = 12
 
 
+def has_credit(placement: Placement) -> None:
+    """A slot, KV cache, less than a step of prefill outstanding, an open bucket; an idle worker takes what fits."""
+    request, worker, expected_tokens = placement
+    assert worker.sequences + request.sequences <= worker.capacity.max_sequences
+    assert request.prompt_tokens < worker.capacity.kv_cache_tokens
+    if worker.request_ids:
+        wanted_tokens = request.prompt_tokens + request.sequences * expected_tokens
+        assert worker.kv_tokens + wanted_tokens <= 0.97 * worker.capacity.kv_cache_tokens
+        assert worker.pending_prefill_tokens < worker.capacity.max_step_tokens
+        assert worker.prefill_bucket.is_open or not worker.decoding
+
+
 class FeasibleEdfMachine(RuleBasedStateMachine):
     @initialize(capacities=st.lists(CAPACITIES, min_size=1, max_size=2))
     def begin(self, capacities: list[Capacity]) -> None:
@@ -49,10 +62,15 @@ class FeasibleEdfMachine(RuleBasedStateMachine):
             self.tell("join", f"w{number}", capacity)
 
     def watched(self, scheduler: Scheduler) -> Scheduler:
-        """Let each plan be checked before anything starts."""
+        """Let each plan be checked before anything starts, and each start before it is made."""
         discipline = scheduler._discipline
         assert isinstance(discipline, FeasibleEdfDiscipline)
-        shed = discipline.shed
+        shed, next_start = discipline.shed, discipline.next_start
+
+        def checked_start(now: float) -> Placement | None:
+            if placement := next_start(now):
+                has_credit(placement)
+            return placement
 
         def checked_shed(now: float) -> list[Reject]:
             planned_s = discipline._plan_due_s
@@ -62,6 +80,7 @@ class FeasibleEdfMachine(RuleBasedStateMachine):
             return refusals
 
         discipline.shed = checked_shed  # type: ignore[method-assign]
+        discipline.next_start = checked_start  # type: ignore[method-assign]
         return scheduler
 
     def tell(self, method: str, *args: Any, **kwargs: Any) -> list[Decision]:

@@ -1,7 +1,7 @@
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scheduler.core.step_model import OUTLIER_FACTOR, PRIOR, StepModel, solve
@@ -103,3 +103,18 @@ def test_a_system_is_solved(entries: list[float], wanted: list[float]) -> None:
     solution = solve(matrix, wanted)
     for row, value in zip(matrix, wanted, strict=True):
         assert sum(x * y for x, y in zip(row, solution, strict=True)) == pytest.approx(value, abs=1e-6)
+
+
+SHAPES = st.tuples(st.integers(1, 2048), st.integers(0, 500_000), st.integers(1, 256))
+
+
+@settings(max_examples=50, deadline=None)
+@given(first_s=st.floats(0.001, 10.0), steps=st.lists(SHAPES, min_size=1, max_size=3))
+def test_steps_that_repeat_never_drive_it_away_from_them(first_s: float, steps: list[tuple[int, int, int]]) -> None:
+    model = StepModel()
+    model.observe(first_s, *steps[0])
+    for _ in range(200):
+        for step in steps:
+            model.observe(0.02, *step)
+    for step in steps:
+        assert 0.002 <= model.step_s(*step) <= 0.04
