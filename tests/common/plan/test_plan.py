@@ -19,6 +19,7 @@ import shlex
 
 import pytest
 
+from common.cli import parser
 from common.model_config import read_model_config
 from common.model_shape import ModelShape
 from common.plan.box import Box, Demand
@@ -185,13 +186,12 @@ def test_the_commands_are_ones_that_the_programs_take_and_give_each_worker_its_o
     for name in ("SLUICE_WORKER_CONFIG", "SLUICE_SCHEDULER_CONFIG"):
         monkeypatch.delenv(name, raising=False)
     prepare, *workers, scheduler = map(shlex.split, commands(QWEN, option(2, "int4", "fp8")))
-    assert (
-        prepare == f"sluice quantize --model {QWEN} --output Qwen2.5-7B-Instruct-gptq-w4a16 --scheme gptq-w4a16".split()
-    )
+    prepared = parser(prepare[1:]).parse_args(prepare[1:])
+    assert (prepared.model, prepared.scheme) == (QWEN, "gptq-w4a16")
     assert [words[0] for words in workers] == ["CUDA_VISIBLE_DEVICES=0,1", "CUDA_VISIBLE_DEVICES=2,3"]
     started = [WorkerSettings.load(words[2:], prog=words[1]) for words in workers]
     assert {(each.model, each.tensor_parallel_size, each.context_tokens, each.kv_cache_dtype) for each in started} == {
-        ("Qwen2.5-7B-Instruct-gptq-w4a16", 2, 4096, "fp8")
+        (str(prepared.output), 2, 4096, "fp8")
     }
     assert SchedulerSettings.load(scheduler[1:], prog=scheduler[0]).worker == [each.listen for each in started]
 
