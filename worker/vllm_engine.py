@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import transformers
 import vllm
 from vllm import AsyncEngineArgs, SamplingParams
 from vllm.inputs import tokens_input
+from vllm.model_executor.layers.quantization import QUANTIZATION_METHODS
 from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
@@ -28,6 +30,7 @@ from sluice.v1 import generation_pb2
 from sluice.worker.v1 import worker_pb2
 from worker.config import WorkerSettings
 from worker.engine import Emit, EngineDescription, EngineStartError
+from worker.engine_options import Platform, engine_options
 from worker.tokenizer_files import describe_tokenizer, digest
 
 DEATH_POLL_S = 0.2
@@ -198,6 +201,7 @@ def engine_args(settings: WorkerSettings) -> AsyncEngineArgs:
     """Translate the settings.
 
     Raises:
+        InvalidOption: A setting does not go with the model or what it runs on.
         EngineStartError: An entry of engine_args is not one of vLLM's.
 
     """
@@ -220,10 +224,17 @@ def engine_args(settings: WorkerSettings) -> AsyncEngineArgs:
     }
     if not on_cpu:
         values["gpu_memory_utilization"] = settings.gpu_memory_utilization
+    values |= engine_options(settings, _platform())
     try:
         return AsyncEngineArgs(**{**values, **settings.engine_args})
     except TypeError as error:
         raise EngineStartError(f"engine_args: {error}") from error
+
+
+def _platform() -> Platform:
+    """What the installed vLLM runs on and knows."""
+    gpus = 0 if current_platform.is_cpu() else current_platform.device_count()
+    return Platform(gpus, frozenset(QUANTIZATION_METHODS), find_spec("bitsandbytes") is not None)
 
 
 def _folder_name(model: str) -> str | None:
