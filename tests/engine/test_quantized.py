@@ -1,6 +1,7 @@
 """A model is quantised, served through the whole of Sluice on the real engine, and compared with the original."""
 
 import asyncio
+import json
 import os
 import subprocess
 import sys
@@ -19,12 +20,26 @@ LOSS = 0.05
 SCHEMES = {"gptq-w4a16": 0.75, "fp8-dynamic": 0.85}  # and the share of the size that is left
 
 
+@pytest.fixture(scope="module")
+def conversations(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo model's own work, as a file to calibrate with."""
+    file: Path = tmp_path_factory.mktemp("calibration") / "conversations.jsonl"
+    with file.open("w") as lines:
+        for question, answer in QUESTIONS:
+            messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+            lines.write(json.dumps({"messages": messages}) + "\n")
+    return file
+
+
 @pytest.fixture(scope="module", params=list(SCHEMES))
-def checkpoint(request: pytest.FixtureRequest, demo_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def checkpoint(
+    request: pytest.FixtureRequest, demo_model: Path, conversations: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """A quantised demo model, as the command makes it."""
     output: Path = tmp_path_factory.mktemp("quantized") / str(request.param)
     command = [str(Path(sys.executable).with_name("sluice")), "quantize", "--model", str(demo_model)]
     command += ["--output", str(output), "--scheme", str(request.param), "--cache", str(ROOT / ".cache")]
+    command += ["--calibration", str(conversations)]
     ran = subprocess.run(command, env=os.environ, capture_output=True, text=True, timeout=500)
     assert ran.returncode == 0, ran.stderr[-3000:]
     assert "[quantize] 5/5" in ran.stderr
@@ -42,6 +57,7 @@ async def test_a_quantised_checkpoint_is_served_as_it_is_and_loses_less_than_a_t
     checkpoint: Path, served: Sluice, processes: Sluice
 ) -> None:
     report = QuantizeReport.read(checkpoint)
+    assert report.calibration == "conversations.jsonl"
     assert report.top1_agreement > 1 - LOSS
     assert report.quantized_perplexity < report.original_perplexity * (1 + LOSS)
     assert report.quantized_bytes < SCHEMES[report.scheme] * report.original_bytes

@@ -4,6 +4,7 @@ import argparse
 import importlib.util
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -61,7 +62,8 @@ def _make(python: Path, options: argparse.Namespace, output: Path) -> int:
     try:
         status = subprocess.run(_job(python, options, unfinished), env=_environment()).returncode
         if status != 0:
-            sys.stderr.write(f"sluice: quantising failed with status {status}; see above\n")
+            why = "it was killed, most likely for want of memory" if status == -signal.SIGKILL else "see above"
+            sys.stderr.write(f"sluice: quantising failed with status {status}: {why}\n")
             return 1
         if output.exists():
             output.rmdir()

@@ -47,7 +47,10 @@ def prepared(folder: Path, say: Callable[[str], None]) -> Path:
 
 
 def _make(folder: Path, python: Path) -> None:
-    venv.create(folder, with_pip=True, clear=True)
+    try:
+        venv.create(folder, with_pip=True, clear=True)
+    except (subprocess.CalledProcessError, OSError) as error:
+        raise EnvironmentFailed(f"cannot make an environment in {folder}: {error}") from None
     site_packages = Path(sysconfig.get_path("purelib", vars={"base": str(folder), "platbase": str(folder)}))
     # Read after the environment's own packages, so that those win.
     (site_packages / "zz-sluice.pth").write_text("".join(f"{path}\n" for path in _behind()))

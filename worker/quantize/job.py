@@ -32,8 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--sample-tokens", type=int, required=True)
     try:
         quantize(parser.parse_args(arguments))
-    except CalibrationError as error:
-        sys.exit(f"sluice: {error}")
+    except (CalibrationError, OSError) as error:  # transformers says so, too, of what is no model
+        sys.exit(f"sluice: {str(error).partition(chr(10))[0]}")
 
 
 def quantize(options: argparse.Namespace) -> None:

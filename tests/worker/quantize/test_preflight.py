@@ -1,6 +1,8 @@
 """What cannot be quantised is said before anything is installed, loaded or written."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from worker.quantize.preflight import CannotQuantize, check_disk, check_groups, 
 from worker.quantize.report import QuantizeReport
 from worker.quantize.scheme import SCHEMES
 
+ROOT = Path(__file__).resolve().parents[3]
 SHAPE = ModelShape.from_config(read_model_config("Qwen/Qwen2.5-7B-Instruct"))
 CONFIG = {
     "model_type": "qwen2",
@@ -106,3 +109,15 @@ def test_the_report_is_read_back_as_it_was_written(tmp_path: Path) -> None:
     assert QuantizeReport.read(tmp_path) == written
     assert "weights       5.1 -> 3.7 MB (73%)" in written.to_text()
     assert "the same likeliest token at 99.85% of them" in written.to_text()
+
+
+def test_a_folder_without_weights_is_named_and_nothing_is_left_of_the_output(tmp_path: Path) -> None:
+    """The job is run in this environment, which has no llm-compressor: it must fail before it needs it."""
+    pytest.importorskip("transformers")
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    command = [sys.executable, "-m", "worker.quantize.job", "--model", str(tmp_path), "--output", str(tmp_path / "new")]
+    command += ["--scheme", "gptq-w4a16", "--samples", "1", "--sample-tokens", "64"]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
+    assert ran.returncode == 1
+    assert ran.stderr.splitlines()[-1].startswith("sluice: ")
+    assert "Traceback" not in ran.stderr
