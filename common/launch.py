@@ -18,6 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from common.address import BindError
 from common.client import Client, ask
 from common.deployment import Deployment, ProcessEnded
+from common.gpu_share import TooFewGpus, environment_for
 from common.grpc_server import CHANNEL_OPTIONS
 from common.launch_addresses import LaunchAddresses
 from common.rich_status import describe
@@ -190,12 +191,14 @@ def _worker(
     """Return a worker's arguments and its environment: GPUs of its own, where there are several workers."""
     arguments = ["-m", "worker", "--engine", engine, "--listen", addresses.workers[number]]
     arguments += ["--metrics-listen", addresses.worker_metrics[number], "--tensor-parallel-size", str(gpus)]
-    environment = dict(os.environ)
-    if engine == "vllm" and len(addresses.workers) > 1 and shutil.which("nvidia-smi"):
-        visible = environment.get("CUDA_VISIBLE_DEVICES", "")
-        devices = visible.split(",") if visible else [str(each) for each in range(len(addresses.workers) * gpus)]
-        environment["CUDA_VISIBLE_DEVICES"] = ",".join(devices[number * gpus : (number + 1) * gpus])
-    return [*arguments, *(["--model", model] if model else [])], environment
+    if model:
+        arguments += ["--model", model]
+    if engine != "vllm":
+        return arguments, dict(os.environ)
+    try:
+        return arguments, environment_for(number, os.environ, workers=len(addresses.workers), gpus_each=gpus)
+    except TooFewGpus as error:
+        raise LaunchError(str(error)) from None
 
 
 async def _welcome(addresses: LaunchAddresses, deployment: Deployment, began: float) -> None:

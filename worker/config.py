@@ -17,6 +17,16 @@ class SimulatedSettings(SettingsSection):
     output_tokens_sigma: float = Field(0.8, ge=0, description="Spread of the lognormal lengths.")
 
 
+class SpeculativeSettings(SettingsSection):
+    """Guessing tokens ahead, which the model then checks in one step; what it says stays the same."""
+
+    method: Literal["none", "ngram", "draft", "eagle", "eagle3"] = Field(
+        "none", description="Who guesses: the text itself, a small model, or an EAGLE head made for the model."
+    )
+    model: str = Field("", description="Folder or hub name of the small model or the EAGLE head.")
+    tokens: int = Field(4, ge=1, le=16, description="Tokens guessed at a time.")
+
+
 class WorkerSettings(Settings):
     """Settings of sluice-worker."""
 
@@ -27,20 +37,30 @@ class WorkerSettings(Settings):
     served_model_name: str = Field("", description="Name the model is served under; empty: the model's own.")
     listen: Address = Field("127.0.0.1:50061", description="Address of the worker's API, HOST:PORT.")
     tensor_parallel_size: int = Field(1, ge=1, description="GPUs that share one engine.")
-    context_tokens: int | None = Field(None, ge=1, description="Context in tokens; unset: the model's own.")
+    context_tokens: int | None = Field(
+        None, ge=1, description="Context in tokens, by YaRN beyond the model's own; unset: its own."
+    )
     max_sequences: int = Field(256, ge=1, description="Sequences that run together.")
     max_step_tokens: int = Field(
         2048, ge=16, description="Tokens of one engine step; more prefills faster and delays running answers longer."
     )
     dtype: str = Field("auto", description="Type of weights and activations: auto, bfloat16, float16.")
-    quantization: str = Field("", description="Quantisation method; empty: as the checkpoint says.")
-    kv_cache_dtype: str = Field("auto", description="Type of the KV cache: auto, fp8.")
+    quantization: str = Field(
+        "", description="Quantisation on the fly: fp8, bitsandbytes; empty: as the checkpoint says."
+    )
+    kv_cache_dtype: Literal["auto", "bfloat16", "fp8", "fp8_e4m3", "fp8_e5m2"] = Field(
+        "auto", description="Type of the KV cache; fp8 holds twice the tokens."
+    )
+    attention_backend: Literal["auto", "flash-attn", "flashinfer", "triton"] = Field(
+        "auto", description="Kernels of attention; auto: what vLLM finds best."
+    )
     gpu_memory_utilization: float = Field(0.9, gt=0, le=1, description="Share of a GPU's memory the engine may take.")
     cpu_kv_cache_gib: int = Field(1, ge=1, description="GiB of KV cache where the engine runs without a GPU.")
     prefix_caching: bool = Field(True, description="Reuse the KV cache of equal prompt beginnings.")
     enforce_eager: bool | None = Field(None, description="No CUDA graphs; unset: only where there is no GPU.")
     seed: int = Field(0, description="Seed of the engine's random numbers.")
     engine_args: dict[str, Any] = Field({}, description="More of vLLM's engine arguments, by their own names.")
+    speculative: SpeculativeSettings = SpeculativeSettings()
     simulated: SimulatedSettings = SimulatedSettings()
     drain_s: float = Field(30.0, ge=0, description="Seconds that running requests have after SIGTERM.")
     server: ServerSettings = ServerSettings()

@@ -1,14 +1,17 @@
 """vLLM's own arguments, from the worker's settings."""
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from vllm import AsyncEngineArgs
+from vllm.model_executor.layers.quantization import QUANTIZATION_METHODS
 from vllm.platforms import current_platform
 
 from worker.config import WorkerSettings
 from worker.engine import EngineStartError
+from worker.engine_options import Platform, engine_options
 
 # Has each step's outputs say what the step computed. The log that goes with it is written by a part that is not used.
 STEP_DETAILS = "enable_logging_iteration_details"
@@ -18,6 +21,7 @@ def engine_args(settings: WorkerSettings) -> AsyncEngineArgs:
     """Translate the settings.
 
     Raises:
+        InvalidOption: A setting does not go with the model or what it runs on.
         EngineStartError: An entry of engine_args is not one of vLLM's.
 
     """
@@ -42,10 +46,17 @@ def engine_args(settings: WorkerSettings) -> AsyncEngineArgs:
         values[STEP_DETAILS] = True
     if not on_cpu:
         values["gpu_memory_utilization"] = settings.gpu_memory_utilization
+    values |= engine_options(settings, _platform())
     try:
         return AsyncEngineArgs(**{**values, **settings.engine_args})
     except TypeError as error:
         raise EngineStartError(f"engine_args: {error}") from error
+
+
+def _platform() -> Platform:
+    """What the installed vLLM runs on and knows."""
+    gpus = 0 if current_platform.is_cpu() else current_platform.device_count()
+    return Platform(gpus, frozenset(QUANTIZATION_METHODS), find_spec("bitsandbytes") is not None)
 
 
 def _folder_name(model: str) -> str | None:

@@ -188,6 +188,49 @@ async def test_a_taken_port_is_named_before_anything_starts(tmp_path: Path) -> N
     )
 
 
+@pytest.mark.parametrize(
+    ("visible", "seen"),
+    [
+        (None, ["0,1", "2,3"]),
+        ("7,5,GPU-3a,GPU-1b,2", ["7,5", "GPU-3a,GPU-1b"]),
+    ],
+)
+async def test_each_worker_sees_gpus_of_its_own(
+    tmp_path: Path, nvidia_smi: str, visible: str | None, seen: list[str]
+) -> None:
+    chosen = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
+    two = ["--engine", "vllm", "--model", "m", "--workers", "2", "--tensor-parallel-size", "2"]
+    async with up(tmp_path, *two, *ANY_PORTS, PATH=nvidia_smi, **chosen) as started:
+        await started.until("starting 2 worker(s)")
+        workers = sorted(pid for pid, command in started.children().items() if "-m worker" in command)
+        found = [variable_of(pid, "CUDA_VISIBLE_DEVICES") for pid in workers]
+    assert found == seen
+
+
+def variable_of(pid: int, name: str) -> str | None:
+    """Return a variable of a process's environment, as it was started."""
+    variables = dict(each.partition("=")[::2] for each in Path(f"/proc/{pid}/environ").read_text().split("\0"))
+    return variables.get(name)
+
+
+async def test_too_few_gpus_are_named_before_anything_starts(tmp_path: Path, nvidia_smi: str) -> None:
+    three = ["--engine", "vllm", "--model", "m", "--workers", "3", "--tensor-parallel-size", "2"]
+    async with up(tmp_path, *three, *ANY_PORTS, PATH=nvidia_smi) as started:
+        assert await started.ended() == 1
+    assert started.printed == "[sluice] 3 worker(s) with 2 GPU(s) each need 6, and 4 can be seen\n"
+
+
+@pytest.fixture
+def nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Makes the machine look like one of four GPUs; the path where it does."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    program = tmp_path / "bin" / "nvidia-smi"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\nprintf '0\\n1\\n2\\n3\\n'\n")
+    program.chmod(0o755)
+    return f"{program.parent}{os.pathsep}{os.environ['PATH']}"
+
+
 def test_ports_are_numbered_from_the_first_ones_and_free_ones_found_for_0() -> None:
     free = LaunchAddresses.choose("0.0.0.0:0", workers=2, first_worker_port=0, first_metrics_port=0)
     ports = [free.scheduler, free.scheduler_metrics, *free.workers, *free.worker_metrics]

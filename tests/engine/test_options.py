@@ -1,0 +1,49 @@
+"""Options of the worker on the real engine: what they promise is what is served."""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from common.client import Client, ask
+from sluice.v1 import inference_pb2
+from tests.processes import Sluice
+from worker.config import WorkerSettings
+from worker.demo_model import QUESTIONS
+from worker.engine_options import InvalidOption
+from worker.vllm_engine import VllmEngine
+
+STRETCHED = ["--context-tokens", "16384", "--kv-cache-dtype", "fp8", "--speculative.method", "ngram"]
+GREEDY = {"temperature": 0.0, "repetition_penalty": 1.0, "max_tokens": 96}
+
+
+@pytest.fixture(scope="module")
+def stretched(demo_model: Path) -> Iterator[Sluice]:
+    """A worker with twice the demo model's context, half the memory for each token, and guesses from the text."""
+    with Sluice(engine="vllm", model=str(demo_model), worker_arguments=STRETCHED) as sluice:
+        yield sluice
+
+
+async def test_a_context_beyond_the_models_own_takes_prompts_that_long(stretched: Sluice) -> None:
+    async with Client(stretched.address) as client:
+        model = await client.stub.GetModelInfo(inference_pb2.GetModelInfoRequest())
+        assert model.context_tokens == 16384
+        request = ask(token_ids=[500 + number % 1000 for number in range(12_000)], sampling={**GREEDY, "max_tokens": 4})
+        answer = await client.generate(request, timeout_s=300)
+    assert answer.finished is not None
+    assert answer.finished.usage.prompt_tokens == 12_000
+
+
+async def test_answers_stay_what_they_are(stretched: Sluice) -> None:
+    async with Client(stretched.address) as client:
+        requests = [ask(messages=[{"role": "user", "content": question}], sampling=GREEDY) for question, _ in QUESTIONS]
+        said = await asyncio.gather(*(client.generate(request, timeout_s=300) for request in requests))
+    right = sum(answer.text == wanted for answer, (_, wanted) in zip(said, QUESTIONS, strict=True))
+    assert right >= 0.9 * len(QUESTIONS)
+
+
+async def test_an_option_that_cannot_be_is_refused_before_the_engine_starts(demo_model: Path) -> None:
+    engine = VllmEngine(WorkerSettings(model=str(demo_model), tensor_parallel_size=3))
+    with pytest.raises(InvalidOption, match="tensor_parallel_size: 3 does not divide the 4 attention heads"):
+        await engine.start(on_load=lambda load: None, on_death=lambda reason: None)
