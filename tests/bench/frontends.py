@@ -12,7 +12,9 @@ What cannot be started is skipped, with the reason; what fails ends its own arm 
 """
 
 import argparse
+import signal
 import statistics
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -33,6 +35,7 @@ Row = dict[str, Any]
 def main() -> None:
     """Measure, save as figures come, and print."""
     options = arguments().parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
     chosen = [name for name in options.engines if not is_missing(name)]
     bench = Bench(options)
     try:
