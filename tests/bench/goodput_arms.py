@@ -19,7 +19,7 @@ from sluice.worker.v1 import worker_pb2, worker_pb2_grpc
 from tests.bench.open_loop import SAMPLING, Asked, Refused
 from tests.processes import Process, Sluice
 from worker.config import WorkerSettings
-from worker.vllm_engine import engine_args
+from worker.vllm_arguments import engine_args
 
 NAMES = {0: "high", 1: "normal", 2: "low"}
 

@@ -10,9 +10,7 @@ arm has the same explicit sampling values. Worker options apply to both engines.
 
 import argparse
 import asyncio
-import json
 import statistics
-import sys
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -25,6 +23,8 @@ from vllm.v1.engine.async_llm import AsyncLLM
 
 from common.client import Client, ask
 from sluice.v1 import inference_pb2
+from tests.bench.load import make_prompt
+from tests.bench.report import save, say
 from tests.processes import Sluice, demo_model
 from worker.config import WorkerSettings
 from worker.vllm_arguments import engine_args
@@ -49,9 +49,7 @@ def main() -> None:
     engine = ["--model", options.model or str(demo_model()), *options.worker_options]
     result = asyncio.run(measure(engine, options.rounds, options.streams, options.tokens))
     report(result, options.streams)
-    if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(result, indent=2))
+    save(result, options.json)
 
 
 async def measure(engine: list[str], rounds: int, streams: int, tokens: int) -> dict[str, dict[str, list[float]]]:
@@ -117,20 +115,15 @@ async def take_turns(arms: dict[str, Run], rounds: int, streams: int, tokens: in
     for number in range(rounds + 1):
         order = list(arms.items())
         for name, run in order if number % 2 else reversed(order):
-            firsts = [await run(prompt_number(next(prompts)), 8) for _ in range(20)]
+            firsts = [await run(make_prompt(next(prompts), PROMPT_TOKENS), 8) for _ in range(20)]
             began = time.perf_counter()
-            await asyncio.gather(*(run(prompt_number(next(prompts)), tokens) for _ in range(streams)))
+            await asyncio.gather(*(run(make_prompt(next(prompts), PROMPT_TOKENS), tokens) for _ in range(streams)))
             rate = streams * tokens / (time.perf_counter() - began)
             say(f"round {number} {name}: first token {statistics.median(firsts) * 1e3:.2f} ms, {rate:.0f} tokens/s")
             if number:
                 result[name]["ttft_s"] += firsts
                 result[name]["tokens_per_s"].append(rate)
     return result
-
-
-def prompt_number(number: int) -> list[int]:
-    """Return a prompt that no other number shares a beginning with, so that no prefix cache helps."""
-    return [100 + number % 900, *(100 + (number // 900 + 7 * place) % 900 for place in range(PROMPT_TOKENS - 1))]
 
 
 def report(result: dict[str, dict[str, list[float]]], streams: int) -> None:
@@ -149,11 +142,6 @@ def report(result: dict[str, dict[str, list[float]]], streams: int) -> None:
     empty = statistics.median(result["empty rpc"]["ttft_s"])
     print(f"added time to first token: {added * 1e3:.2f} ms at the median; an empty RPC takes {empty * 1e3:.2f} ms")
     print(f"throughput: {ratio:.3f} of in-process at {streams} streams (median of the rounds' ratios)")
-
-
-def say(text: str) -> None:
-    """Tell what is being done."""
-    print(f"[bench] {text}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

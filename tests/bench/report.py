@@ -26,11 +26,8 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str | float]]) -> None:
     lines = [list(head), *([shown(cell) for cell in row] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for first, *others in lines:
-        print(
-            "  ".join(
-                [first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))]
-            )
-        )
+        cells = (cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))
+        print("  ".join([first.ljust(widths[0]), *cells]))
 
 
 def shown(cell: str | float) -> str:
