@@ -73,6 +73,7 @@ class FeasibleEdfDiscipline(Discipline):
     def admit(self, request: Request, now: float) -> Reject | None:
         """Promise the request what its class is promised, unless not even an idle worker could keep that."""
         self._fed_s.setdefault(request.class_name, now)
+        self._floors.want(request.class_name, now, waiting=self.waiting.first_of(request.class_name) is not None)
         if not self._forecast.feasible_when_idle(request, now):
             self.waiting.push(request)
             return self._give_up(request, None, now)

@@ -24,7 +24,7 @@ class InProcess:
         from vllm.v1.engine.async_llm import AsyncLLM
 
         from worker.config import WorkerSettings
-        from worker.vllm_engine import engine_args
+        from worker.vllm_arguments import engine_args
 
         settings = WorkerSettings.load(self._options, prog="in-process")
         context = UsageContext.OPENAI_API_SERVER

@@ -206,7 +206,7 @@ def server_flags(place: Site) -> list[str]:
     """Return the flags that give vLLM's own servers the very engine that a worker would have."""
     from vllm import AsyncEngineArgs
 
-    from worker.vllm_engine import engine_args
+    from worker.vllm_arguments import engine_args
 
     ours = engine_args(WorkerSettings.load(place.options, prog="frontends"))
     usual = AsyncEngineArgs(model=ours.model)

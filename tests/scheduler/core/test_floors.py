@@ -72,3 +72,17 @@ def test_in_any_sixty_seconds_a_backlogged_class_has_half_its_floor_but_for_one_
         last = bisect_left(total_s, before_s + WINDOW_S)
         if last < len(total_s):
             assert own_s[last] - own_s[first] + largest_s >= FLOORS[watched] / 2 * WINDOW_S
+
+
+def test_a_class_that_nobody_has_asked_for_has_nothing_to_catch_up_on() -> None:
+    floors = make_floors(poor=0.125, rich=0.0)
+    floors.want("poor", 0.0, waiting=False)
+    for _ in range(100):
+        floors.give("rich", 1.0, 1)
+    assert floors.due == ["poor"]
+    floors.want("poor", PATIENCE_S, waiting=False)
+    assert floors.due == ["poor"]
+    floors.want("poor", 3 * PATIENCE_S, waiting=True)
+    assert floors.due == ["poor"]
+    floors.want("poor", 5 * PATIENCE_S, waiting=False)
+    assert floors.due == []
