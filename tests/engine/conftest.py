@@ -28,7 +28,9 @@ class RealHouse:
 @pytest_asyncio.fixture(scope="session")
 async def processes(demo_model: Path) -> AsyncIterator[Sluice]:
     arguments = ["--max-sequences", str(MAX_SEQUENCES), "--served-model-name", "demo"]
-    sluice = Sluice(engine="vllm", model=str(demo_model), worker_arguments=arguments)
+    # A policy that promises nothing: deadlines are to come while requests wait and run.
+    policy = ["--policy", "strict-priority"]
+    sluice = Sluice(engine="vllm", model=str(demo_model), worker_arguments=arguments, scheduler_arguments=policy)
     try:
         yield await asyncio.to_thread(sluice.__enter__)
     finally:
