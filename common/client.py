@@ -8,9 +8,13 @@ from typing import Any, Self
 import grpc
 from google.protobuf.duration_pb2 import Duration
 
+from common.client_session import RequestError, Session
 from sluice.v1 import generation_pb2, inference_pb2, inference_pb2_grpc
 
 TENANT_KEY = "sluice-tenant"
+
+
+__all__ = ["Answer", "Client", "RequestError", "Session", "ask"]
 
 
 @dataclass(slots=True)
@@ -101,6 +105,10 @@ class Client:
         async for response in self.stream(request, timeout_s=timeout_s):
             answer.add(response)
         return answer
+
+    def session(self, *, timeout_s: float | None = None) -> "Session":
+        """Open a GenerateSession; to be used as ``async with client.session() as session``."""
+        return Session(self.stub.GenerateSession, self._metadata, timeout_s)
 
     async def explain(
         self, request: inference_pb2.GenerateRequest, *, timeout_s: float | None = None

@@ -9,9 +9,13 @@ from common.address import BindError
 from scheduler.app import run
 from scheduler.config import SchedulerSettings
 
+# How long a thread that reads a prompt may keep the event loop from the interpreter; Python's own 5 ms are tokens.
+SWITCH_INTERVAL_S = 0.0005
+
 
 def main() -> None:
     """Read the settings and serve."""
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     settings = SchedulerSettings.load(prog="sluice-scheduler")
     log.configure(settings.log)
     try:

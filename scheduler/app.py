@@ -9,6 +9,7 @@ import structlog
 
 from common.grpc_server import add_health, add_reflection, bind, make_server
 from common.metrics_endpoint import serve_metrics
+from scheduler.answering import Answering
 from scheduler.config import SchedulerSettings
 from scheduler.core.policy import make_policy
 from scheduler.core.quota import Quotas
@@ -33,6 +34,7 @@ class SchedulerApp:
     Attributes:
         port: The port that the gRPC server listens on.
         dispatcher: Its requests and workers.
+        is_draining: Whether it takes no new requests.
 
     """
 
@@ -41,9 +43,10 @@ class SchedulerApp:
         core = make_core(settings)
         self.dispatcher = Dispatcher(core)
         self._metrics = SchedulerMetrics(core)
-        self._servicer = InferenceServicer(settings, self.dispatcher, self._metrics)
+        self._answering = Answering(settings, self.dispatcher, self._metrics)
+        self._servicer = InferenceServicer(self._answering, self.dispatcher)
         self._pool = WorkerPool(settings.worker, self.dispatcher, on_change=self._on_workers)
-        self._draining = False
+        self.is_draining = False
         self.port = 0
 
     async def __aenter__(self) -> Self:
@@ -62,35 +65,37 @@ class SchedulerApp:
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._draining = True
+        self.is_draining = True
         self._health.shut_down()
+        self._answering.drain()
         self._servicer.drain()
         await self._server.stop(grace=0)
         self._workers.cancel()
         await asyncio.wait({self._workers})
-        self._servicer.close()
+        self._answering.close()
         self._endpoint.close()
 
     async def drain(self) -> None:
         """Refuse new requests and wait until the live ones have ended, ``drain_s`` at most."""
-        self._draining = True
+        self.is_draining = True
         self._health.shut_down()
+        self._answering.drain()
         self._servicer.drain()
-        log.info("scheduler drains", live=self._servicer.live_requests)
+        log.info("scheduler drains", live=self._answering.live_requests)
         try:
             async with asyncio.timeout(self._settings.drain_s):
-                while self._servicer.live_requests:
+                while self._answering.live_requests:
                     await asyncio.sleep(DRAIN_POLL_S)
         except TimeoutError:
-            log.warning("scheduler stops with requests live", live=self._servicer.live_requests)
+            log.warning("scheduler stops with requests live", live=self._answering.live_requests)
             self.dispatcher.end_all()
         await self._server.stop(grace=STATUS_GRACE_S)
 
     def _on_workers(self) -> None:
         """Be ready while there is a worker."""
-        if self._pool.model is not None and not self._servicer.serves_model:
-            self._servicer.serve(self._pool.model)
-        if not self._draining:
+        if self._pool.model is not None and not self._answering.serves_model:
+            self._answering.serve(self._pool.model)
+        if not self.is_draining:
             self._health.set_ready(SERVICE, ready=self.dispatcher.workers > 0)
 
 

@@ -75,9 +75,6 @@ class SchedulerSettings(Settings):
     )
     other_tenants: QuotaSettings = QuotaSettings()
     sampling: SamplingSettings = SamplingSettings()
-    messages_per_s: float = Field(
-        2000.0, gt=0, description="Messages to clients per second above which several tokens share one."
-    )
     drain_s: float = Field(30.0, ge=0, description="Seconds that running requests have after SIGTERM.")
     server: ServerSettings = ServerSettings()
     metrics_listen: Address | Literal[""] = Field(

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from types import TracebackType
 from typing import Self
 
@@ -205,14 +205,15 @@ class Lease:
             case Lose():
                 pass  # its session tells the relay
 
-    async def updates(self) -> AsyncIterator[Wait]:
-        """Yield the place in the queue whenever it has changed, at most twice a second, until the request starts.
+    async def updates(self, gap_s: Callable[[], float]) -> AsyncIterator[Wait]:
+        """Yield the place in the queue whenever it has changed, until the request starts.
 
-        An estimate that passes as time does has not changed.
+        At most twice a second, and not before ``gap_s`` seconds, which is asked each time, have passed. An estimate
+        that passes as time does has not changed.
         """
         told, told_s = self.wait, time.monotonic()
         while not self._session.done():
-            await asyncio.wait({self._session}, timeout=UPDATE_INTERVAL_S)
+            await asyncio.wait({self._session}, timeout=max(UPDATE_INTERVAL_S, gap_s()))
             if self._session.done():
                 return
             place, now_s = self._dispatcher.core.place(self.request.request_id), time.monotonic()

@@ -35,6 +35,7 @@ class Reason(StrEnum):
     DEADLINE_WHILE_RUNNING = "DEADLINE_WHILE_RUNNING"
     WORKER_LOST = "WORKER_LOST"
     ENGINE_FAILED = "ENGINE_FAILED"
+    SLOW_READER = "SLOW_READER"
     DRAINING = "DRAINING"
 
 
@@ -53,6 +54,7 @@ STATUS = {
     Reason.DEADLINE_WHILE_RUNNING: grpc.StatusCode.DEADLINE_EXCEEDED,
     Reason.WORKER_LOST: grpc.StatusCode.UNAVAILABLE,
     Reason.ENGINE_FAILED: grpc.StatusCode.INTERNAL,
+    Reason.SLOW_READER: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Reason.DRAINING: grpc.StatusCode.UNAVAILABLE,
 }
 
@@ -157,6 +159,13 @@ class EngineFailed(SluiceError):
 
     def __init__(self, worker: str, why: str) -> None:
         super().__init__(Reason.ENGINE_FAILED, f"the engine of {worker} failed: {why}", metadata={"worker": worker})
+
+
+class SlowReader(SluiceError):
+    """The client reads its answer so much more slowly than it is generated that too much of it waits here."""
+
+    def __init__(self) -> None:
+        super().__init__(Reason.SLOW_READER, "the answer was not read; its generation was stopped")
 
 
 class Draining(SluiceError):

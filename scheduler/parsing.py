@@ -4,9 +4,11 @@ Past this file nothing is checked again.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
+from typing import TypeVar
 
 from google.protobuf.duration_pb2 import Duration
 
@@ -26,18 +28,14 @@ from scheduler.service_classes import TO_PROTO, Entitlement, ServiceClasses
 from scheduler.violations import must
 from sluice.v1 import generation_pb2, inference_pb2
 from sluice.v1.generation_pb2 import SamplingParams
+from sluice.worker.v1 import worker_pb2
 
 InputMessage = inference_pb2.GenerateRequest | inference_pb2.CountTokensRequest
 
+Read = TypeVar("Read")
+
 READING_THREADS = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Payload:
-    """What a worker needs: the prompt's token ids and sampling values that are complete."""
-
-    prompt_token_ids: list[int]
-    sampling: SamplingParams
+PIECE_TOKENS = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +62,17 @@ class Terms:
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """A request that came through the door."""
+    """A request that came through the door.
+
+    Attributes:
+        request: What the core decides by.
+        submit: What a worker needs, complete but for the time that is left.
+        terms: What the caller is told.
+
+    """
 
     request: Request
-    payload: Payload
+    submit: worker_pb2.Submit
     terms: Terms
 
 
@@ -107,10 +112,11 @@ class Door:
         """
         if message.model not in ("", self._model.name):
             raise ModelNotFound(message.model, self._model.name)
-        token_ids = await self._in_thread(self._read_request, message)
-        self._check_room(message, len(token_ids))
-        entitled, class_reason = self._classes.of(message, tenant, len(token_ids))
-        limit = self._max_tokens(message.sampling, entitled, len(token_ids))
+        submit = await self._in_thread(self._read_request, message)
+        prompt_tokens = len(submit.prompt_token_ids)
+        self._check_room(message, prompt_tokens)
+        entitled, class_reason = self._classes.of(message, tenant, prompt_tokens)
+        limit = self._max_tokens(message.sampling, entitled, prompt_tokens)
         time_budget_s = seconds(message.time_budget) if message.HasField("time_budget") else None
         deadline = self._deadline.decide(
             arrival_s,
@@ -122,20 +128,22 @@ class Door:
         sampling.max_tokens = limit.tokens
         if sampling.n > 1 and sampling.temperature == 0:
             raise InvalidRequest([must("sampling.n", "be 1 at temperature 0, where all are the same", sampling.n)])
+        submit.request_id = request_id
+        submit.sampling.CopyFrom(sampling)
         return Admission(
             Request(
                 request_id=request_id,
                 priority=entitled.priority,
                 arrival_s=arrival_s,
                 deadline_s=deadline.at_s,
-                prompt_tokens=len(token_ids),
+                prompt_tokens=prompt_tokens,
                 max_tokens=limit.tokens,
                 sequences=sampling.n,
                 service_class=entitled.name,
                 tenant=tenant,
                 partial=time_budget_s is not None,
             ),
-            Payload(token_ids, sampling),
+            submit,
             Terms(
                 service_class=entitled.name,
                 priority=TO_PROTO[entitled.priority],
@@ -169,18 +177,21 @@ class Door:
         """Stop the threads once they have read what was given to them; nothing can be admitted afterwards."""
         self._threads.shutdown(wait=False)
 
-    async def _in_thread(self, read: Callable[..., list[int]], *arguments: object) -> list[int]:
+    async def _in_thread(self, read: Callable[..., Read], *arguments: object) -> Read:
         """Read away from the event loop: checking a schema, rendering and tokenising take up to seconds."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, read, *arguments)
 
-    def _read_request(self, message: inference_pb2.GenerateRequest) -> list[int]:
-        """Check everything that does not need the prompt's length, then return the prompt's token ids."""
+    def _read_request(self, message: inference_pb2.GenerateRequest) -> worker_pb2.Submit:
+        """Check everything that does not need the prompt's length; return a submit with the prompt's token ids."""
         found: list[Violation] = []
         check_sampling(message.sampling, self._model.vocabulary_size, found)
         self._classes.check(message, found)
         if message.HasField("time_budget"):
             _check_time_budget(message.time_budget, found)
-        return self._read_input(message, found)
+        submit = worker_pb2.Submit()
+        for piece in pieces(self._read_input(message, found)):
+            submit.prompt_token_ids.extend(piece)
+        return submit
 
     def _read_input(self, message: InputMessage, found: list[Violation]) -> list[int]:
         kind = message.WhichOneof("input")
@@ -191,7 +202,7 @@ class Door:
             case "chat":
                 prompt = read_chat(message.chat, found)
             case "token_ids":
-                prompt = list(message.token_ids.ids)
+                prompt = list(chain.from_iterable(pieces(message.token_ids.ids)))
                 check_token_ids("token_ids.ids", prompt, self._model.vocabulary_size, found)
             case None:
                 found.append(Violation("input", "must be one of prompt, chat and token_ids; none is set"))
@@ -221,6 +232,11 @@ class Door:
             bound = f"be at most {limit.tokens}, the effective max_tokens"
             raise InvalidRequest([must("sampling.min_tokens", bound, sampling.min_tokens)])
         return limit
+
+
+def pieces(token_ids: Sequence[int]) -> Iterator[Sequence[int]]:
+    """Cut ids into pieces: a long list copied as a whole would keep the event loop from the interpreter meanwhile."""
+    return (token_ids[start : start + PIECE_TOKENS] for start in range(0, len(token_ids), PIECE_TOKENS))
 
 
 def _check_time_budget(time_budget: Duration, found: list[Violation]) -> None:

@@ -2,13 +2,16 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from dataclasses import dataclass, field
+from functools import partial
 
 from scheduler.errors import SluiceError, from_failure
-from scheduler.pace import Pace
+from scheduler.outlet import Outlet
 from sluice.v1 import generation_pb2, inference_pb2
 from sluice.worker.v1 import worker_pb2
+
+MOST_HELD_OUTPUTS = 1024  # of a client that does not read
 
 
 @dataclass(slots=True)
@@ -36,29 +39,28 @@ class Progress:
 
 
 class Relay:
-    """Gathers a request's outputs into chunks for its client.
+    """Gathers a request's outputs until its outlet lets them leave, several tokens of a sequence in one chunk.
 
-    The first output and the last leave at once. Between them, outputs that arrive within the pace's interval after a
-    message share the next one.
+    Attributes:
+        progress: How far it has come.
+        ended: Whether nothing more can come: finished, failed or expired.
+        expired: Whether it ended because the time was up.
+
     """
 
-    def __init__(self, sequences: int, *, pace: Pace, on_first_token: Callable[[], None]) -> None:
+    def __init__(
+        self, sequences: int, outlet: Outlet, *, on_first_token: Callable[[], None], on_stall: Callable[[], None]
+    ) -> None:
         self.progress = Progress(sequences=[Sequence(index) for index in range(sequences)])
+        self.ended = False
         self.expired = False
-        self._pace = pace
+        self._outlet = outlet
         self._on_first_token = on_first_token
-        self._loop = asyncio.get_running_loop()
+        self._on_stall = on_stall
         self._pending: list[worker_pb2.Output] = []
         self._unfinished = sequences
         self._error: SluiceError | None = None
-        self._woken: asyncio.Future[None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._last_sent_s: float | None = None
-
-    @property
-    def ended(self) -> bool:
-        """Whether nothing more can come: finished, failed or expired."""
-        return self._unfinished == 0 or self._error is not None or self.expired
+        self._woken = asyncio.Event()
 
     def push(self, output: worker_pb2.Output, worker_id: str) -> None:
         """Take an output from a worker's session; what comes after the end is dropped."""
@@ -67,99 +69,96 @@ class Relay:
         if output.HasField("failure"):
             self.fail(from_failure(output.failure, worker_id))
             return
-        if output.finish_reason == generation_pb2.FINISH_REASON_DEADLINE:
+        finish_reason = output.finish_reason
+        if finish_reason == generation_pb2.FINISH_REASON_DEADLINE:
             self.expire()
             return
+        self._pending.append(output)
+        if finish_reason:
+            self._unfinished -= 1
+            self.ended = self._unfinished == 0
         if self.progress.first_token_s is None:
             self.progress.first_token_s = time.monotonic()
             self.progress.cached_prompt_tokens = output.cached_prompt_tokens
             self._on_first_token()
-        self._pending.append(output)
-        if output.finish_reason:
-            self._unfinished -= 1
-        self._schedule()
+            self._outlet.offer(self, urgent=True)
+        elif self.ended:
+            self.wake()
+        else:
+            self._outlet.offer(self, urgent=False)
+            if len(self._pending) > MOST_HELD_OUTPUTS and self._outlet.is_stalled():
+                self._on_stall()
 
     def fail(self, error: SluiceError) -> None:
         """End with an error, after what has arrived."""
         if not self.ended:
+            self.ended = True
             self._error = error
-            self._wake()
+            self.wake()
 
     def expire(self) -> None:
         """End because the time is up."""
         if not self.ended:
-            self.expired = True
-            self._wake()
+            self.ended = self.expired = True
+            self.wake()
 
-    async def chunks(self) -> AsyncIterator[inference_pb2.Chunk]:
+    def drop(self) -> None:
+        """Forget the outputs that wait."""
+        self._pending.clear()
+
+    def wake(self) -> None:
+        """Let ``responses`` yield what waits."""
+        self._woken.set()
+
+    async def responses(self) -> AsyncIterator[inference_pb2.GenerateResponse]:
         """Yield chunks until the request has ended.
 
         Raises:
             SluiceError: The request failed on its worker.
 
         """
-        while True:
-            await self._wait()
+        ended = False
+        while not ended:
+            await self._woken.wait()
+            self._woken.clear()
             ended = self.ended
-            outputs, self._pending = self._pending, []
-            for chunk in self._merge(outputs):
-                yield chunk
-            self._last_sent_s = time.monotonic()
-            if ended and not self._pending:
-                break
+            responses: list[inference_pb2.GenerateResponse] = []
+            self.take(partial(_added, responses))
+            for response in responses:
+                yield response
         if self._error is not None:
             raise self._error
 
-    def close(self) -> None:
-        """Drop the timer."""
-        if self._timer is not None:
-            self._timer.cancel()
-
-    async def _wait(self) -> None:
-        if self.ended or (self._pending and self._timer is None):
-            return
-        self._woken = self._loop.create_future()
-        try:
-            await self._woken
-        finally:
-            self._woken = None
-
-    def _schedule(self) -> None:
-        """Wake the client's task now, or when its stream may have the next message."""
-        if self._unfinished == 0 or self._last_sent_s is None:
-            self._wake()
-        elif self._timer is None:
-            due_s = self._last_sent_s + self._pace.interval_s
-            if due_s <= time.monotonic():
-                self._wake()
-            else:
-                self._timer = self._loop.call_at(due_s, self._wake)
-
-    def _wake(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if self._woken is not None and not self._woken.done():
-            self._woken.set_result(None)
-
-    def _merge(self, outputs: list[worker_pb2.Output]) -> list[inference_pb2.Chunk]:
-        """Join outputs into one chunk for each sequence, and note how sequences ended."""
+    def take(self, new_chunk: Callable[[], inference_pb2.Chunk]) -> Collection[inference_pb2.Chunk]:
+        """Write what waits into chunks, one for each sequence, return these, and note how sequences ended."""
+        outputs, self._pending = self._pending, []
         chunks: dict[int, inference_pb2.Chunk] = {}
         for output in outputs:
-            sequence = self.progress.sequences[output.index]
-            if output.token_ids or output.text:
-                chunk = chunks.get(output.index)
+            index = output.index
+            sequence = self.progress.sequences[index]
+            token_ids, text = output.token_ids, output.text
+            if token_ids or text:
+                chunk = chunks.get(index)
                 if chunk is None:
-                    chunk = inference_pb2.Chunk(index=output.index, first_token=sequence.output_tokens)
-                    chunks[output.index] = chunk
-                chunk.text += output.text
-                chunk.token_ids.extend(output.token_ids)
-                chunk.logprobs.extend(output.logprobs)
-                sequence.output_tokens += len(output.token_ids)
-                self.progress.last_token_s = time.monotonic()
+                    chunk = chunks[index] = new_chunk()
+                    chunk.index, chunk.first_token, chunk.text = index, sequence.output_tokens, text
+                elif text:
+                    chunk.text += text
+                chunk.token_ids.extend(token_ids)
+                if logprobs := output.logprobs:
+                    chunk.logprobs.extend(logprobs)
+                sequence.output_tokens += len(token_ids)
             if output.finish_reason:
                 sequence.end = finished_sequence(output, sequence.output_tokens)
-        return list(chunks.values())
+        if chunks:
+            self.progress.last_token_s = time.monotonic()
+        return chunks.values()
+
+
+def _added(responses: list[inference_pb2.GenerateResponse]) -> inference_pb2.Chunk:
+    response = inference_pb2.GenerateResponse()
+    responses.append(response)
+    return response.chunk
 
 
 def finished_sequence(output: worker_pb2.Output, output_tokens: int) -> inference_pb2.FinishedSequence:

@@ -6,12 +6,12 @@ from collections.abc import AsyncIterator
 
 from scheduler.dispatcher import Lease
 from scheduler.durations import duration
-from scheduler.pace import Pace
+from scheduler.errors import SlowReader
+from scheduler.outlet import Outlet
 from scheduler.parsing import Admission
 from scheduler.relay import Progress, Relay
 from scheduler.worker_session import WorkerSession
 from sluice.v1 import inference_pb2
-from sluice.worker.v1 import worker_pb2
 
 
 class Run:
@@ -22,11 +22,13 @@ class Run:
 
     """
 
-    def __init__(self, admission: Admission, lease: Lease, pace: Pace) -> None:
+    def __init__(self, admission: Admission, lease: Lease, outlet: Outlet) -> None:
         self._admission = admission
         self._lease = lease
-        self._pace = pace
-        self._relay = Relay(admission.request.sequences, pace=pace, on_first_token=lease.first_token)
+        self._outlet = outlet
+        self._relay = Relay(
+            admission.request.sequences, outlet, on_first_token=lease.first_token, on_stall=self._end_stalled
+        )
         self._session: WorkerSession | None = None
         self._deadline: asyncio.TimerHandle | None = None
 
@@ -51,26 +53,20 @@ class Run:
             return
         request = self._admission.request
         self._session = self._lease.session()
-        self._pace.streams += 1
         self._deadline = asyncio.get_running_loop().call_at(request.deadline_s, self._expire)
-        submit = worker_pb2.Submit(
-            request_id=request.request_id,
-            prompt_token_ids=self._admission.payload.prompt_token_ids,
-            sampling=self._admission.payload.sampling,
-            time_left=duration(request.deadline_s - time.monotonic()),
-        )
+        submit = self._admission.submit
+        submit.time_left.CopyFrom(duration(request.deadline_s - time.monotonic()))
         self._session.submit(submit, self._relay)
 
-    def chunks(self) -> AsyncIterator[inference_pb2.Chunk]:
-        """Yield chunks until the request has ended; raises as Relay.chunks does."""
-        return self._relay.chunks()
+    def responses(self) -> AsyncIterator[inference_pb2.GenerateResponse]:
+        """Yield chunks until the request has ended; raises as Relay.responses does."""
+        return self._relay.responses()
 
     def close(self) -> None:
         """Stop the engine where the request has not come to its own end."""
-        self._relay.close()
+        self._outlet.close()
         if self._session is None:
             return
-        self._pace.streams -= 1
         if self._deadline is not None:
             self._deadline.cancel()
         self._session.forget(self._admission.request.request_id)
@@ -78,8 +74,16 @@ class Run:
             self._session.abort(self._admission.request.request_id)
 
     def _expire(self) -> None:
+        self._stop()
+        self._relay.expire()
+
+    def _end_stalled(self) -> None:
+        self._stop()
+        self._relay.drop()
+        self._relay.fail(SlowReader())
+
+    def _stop(self) -> None:
         """Stop the engine and free the place at once, even while the client's task is held up in a write."""
         assert self._session is not None
         self._session.abort(self._admission.request.request_id)
         self._lease.give_back()
-        self._relay.expire()

@@ -10,12 +10,12 @@ import sys
 import grpc
 import pytest
 
-from common.client import Client, ask
+from common.client import Client, RequestError, ask
 from scheduler.dispatcher import Lease
 from scheduler.relay import Relay
 from sluice.v1 import inference_pb2
 from tests.integration.house import House, eventually, house
-from tests.integration.stream import LONG, Stream, occupied, queued, reason, tokens, waiting
+from tests.integration.stream import LONG, Stream, detail, occupied, queued, reason, tokens, waiting
 
 ONE_SLOT = {"max_sequences": 1}
 STEPS_TO_STOP = 2
@@ -137,6 +137,38 @@ async def test_the_deadline_of_a_reader_that_stops_frees_engine_and_slots_while_
         await stopped_within(built)
         await following.finished()
         assert reason(await stream.error()) == "DEADLINE_WHILE_RUNNING"
+
+
+async def test_a_reader_that_stops_for_long_loses_its_request_and_no_other_does() -> None:
+    async with (
+        house(worker={"max_sequences": 8, "simulated": {"speed": 2.0}}, scheduler={"policy": "fcfs"}) as built,
+        Client(built.address, options=SMALL_WINDOW) as client,
+    ):
+        stream = Stream(client, WORDY, timeout_s=60)
+        await stream.until("chunk")
+        await stopped_within(built)
+        await next_one_starts(built)
+        error = await stream.error()
+        assert (error.code(), reason(error)) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "SLOW_READER")
+        assert detail(error, inference_pb2.FailureReceipt).usage.output_tokens > 0
+
+
+async def test_a_session_that_is_not_read_loses_its_requests_and_no_other_does() -> None:
+    async with (
+        house(worker={"max_sequences": 8, "simulated": {"speed": 2.0}}, scheduler={"policy": "fcfs"}) as built,
+        Client(built.address, options=SMALL_WINDOW) as client,
+    ):
+        call = client.stub.GenerateSession()
+        submit = inference_pb2.SessionSubmit(id="a", request=WORDY)
+        await call.write(inference_pb2.GenerateSessionRequest(submits=[submit]))
+        await stopped_within(built)
+        await next_one_starts(built)
+        await call.done_writing()
+        events = []
+        while (message := await call.read()) != grpc.aio.EOF:
+            assert isinstance(message, inference_pb2.GenerateSessionResponse)
+            events += message.events
+        assert reason(RequestError(events[-1].status)) == "SLOW_READER"
 
 
 async def hangs_in_a_write(built: House) -> None:

@@ -24,6 +24,7 @@ from worker.app import WorkerApp, make_engine
 from worker.config import WorkerSettings
 
 INFERENCE = "sluice.v1.InferenceService"
+METHODS = ("CountTokens", "Explain", "Generate", "GenerateSession", "GetModelInfo")
 WORKER = "sluice.worker.v1.WorkerService"
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -85,7 +86,13 @@ async def test_health_of_a_service_that_is_not_here_is_not_found(running: House)
 async def test_reflection_lists_each_process_s_methods(running: House, worker_address: str) -> None:
     common = ["grpc.health.v1.Health/Check", "grpc.health.v1.Health/Watch", grpcurl.REFLECTION]
     for address, own in (
-        (running.address, [f"{INFERENCE}/{name}" for name in ("CountTokens", "Explain", "Generate", "GetModelInfo")]),
+        (
+            running.address,
+            [
+                f"{INFERENCE}/{name}"
+                for name in ("CountTokens", "Explain", "Generate", "GenerateSession", "GetModelInfo")
+            ],
+        ),
         (worker_address, [f"{WORKER}/{name}" for name in ("Attach", "GetTokenizer")]),
     ):
         listed = await grpcurl.run_grpcurl(f"grpcurl -plaintext {address} list everything")
@@ -93,21 +100,23 @@ async def test_reflection_lists_each_process_s_methods(running: House, worker_ad
 
 
 async def test_reflection_describes_the_services_and_what_they_import(running: House, worker_address: str) -> None:
-    for address, service, file in (
-        (running.address, INFERENCE, "sluice/v1/inference.proto"),
-        (worker_address, WORKER, "sluice/worker/v1/worker.proto"),
+    for address, service, own in (
+        (running.address, INFERENCE, {"sluice/v1/inference.proto", "google/protobuf/any.proto"}),
+        (worker_address, WORKER, {"sluice/worker/v1/worker.proto"}),
     ):
         described = await grpcurl.run_grpcurl(f"grpcurl -plaintext {address} describe {service}")
         (answer,) = described.messages
         encoded = answer["fileDescriptorResponse"]["fileDescriptorProto"]
         files = {each.name for each in (FileDescriptorProto.FromString(base64.b64decode(text)) for text in encoded)}
-        assert files == {file, "sluice/v1/generation.proto", "google/protobuf/duration.proto"}
+        assert files == {*own, "sluice/v1/generation.proto", "google/protobuf/duration.proto"}
 
 
 async def test_every_method_of_the_public_api_can_be_called_through_reflection(running: House) -> None:
-    generated, explained, counted, info, checked = await asyncio.gather(
+    session = {"submits": [{"id": "a", "request": {"prompt": "hi", "sampling": tokens(3)}}]}
+    generated, explained, held, counted, info, checked = await asyncio.gather(
         grpcurl.call(running.address, f"{INFERENCE}/Generate", {"prompt": "hi", "sampling": tokens(3)}),
         grpcurl.call(running.address, f"{INFERENCE}/Explain", {"request": {"prompt": "hi", "service_class": "low"}}),
+        grpcurl.call(running.address, f"{INFERENCE}/GenerateSession", session),
         grpcurl.call(running.address, f"{INFERENCE}/CountTokens", {"prompt": "hi"}),
         grpcurl.call(running.address, f"{INFERENCE}/GetModelInfo"),
         grpcurl.call(running.address, "grpc.health.v1.Health/Check", {"service": INFERENCE}),
@@ -116,6 +125,7 @@ async def test_every_method_of_the_public_api_can_be_called_through_reflection(r
     assert (list(first), list(last)) == (["accepted"], ["finished"])
     assert sum(len(each["chunk"]["tokenIds"]) for each in chunks) == last["finished"]["usage"]["outputTokens"] == 3
     assert explained.messages[0]["terms"]["serviceClass"] == "low"
+    assert "finished" in held.messages[-1]["events"][-1]["response"]
     assert counted.messages[0]["tokens"] == 2
     assert info.messages[0]["model"] == "simulated"
     assert checked.messages == [{"status": "SERVING"}]

@@ -68,7 +68,7 @@ def sender(channel: grpc.aio.Channel) -> Send:
 
     async def ending(method: str, requests: Sequence[bytes]) -> grpc.aio.AioRpcError | None:
         call: AsyncIterable[bytes]
-        if method.endswith("/Attach"):
+        if method.endswith(("/Attach", "/GenerateSession")):
             call = channel.stream_stream(method, same, same)(iter(requests), timeout=CALL_S)
         else:
             call = channel.unary_stream(method, same, same)(requests[0], timeout=CALL_S)
@@ -130,6 +130,19 @@ async def ask_worker(engine: Engine) -> AsyncIterator[Send]:
 async def test_generate_ends_clean(running: House, ask_scheduler: Send, start: bytes, data: bytes) -> None:
     with nothing_logged():
         await ask_scheduler("/sluice.v1.InferenceService/Generate", [start + data])
+        await eventually(running.is_idle)
+
+
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(
+    before=st.lists(valid(inference_pb2.GenerateSessionRequest), max_size=2),
+    last=anything(inference_pb2.GenerateSessionRequest),
+)
+async def test_generate_session_ends_clean(
+    running: House, ask_scheduler: Send, before: list[bytes], last: bytes
+) -> None:
+    with nothing_logged():
+        await ask_scheduler("/sluice.v1.InferenceService/GenerateSession", [*before, last])
         await eventually(running.is_idle)
 
 

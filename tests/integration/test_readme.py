@@ -25,6 +25,7 @@ from scheduler.errors import (
     InvalidRequest,
     ModelNotFound,
     Rejected,
+    SlowReader,
     SluiceError,
     WorkerLost,
 )
@@ -189,6 +190,7 @@ def test_the_table_of_errors_is_the_one_of_the_code() -> None:
         Expired("running", FailureReceipt()),
         WorkerLost("w"),
         EngineFailed("w", "why"),
+        SlowReader(),
         Draining(),
     ]
     expected = {each.reason.value: (STATUS[each.reason].name, each.retry_after_s is not None) for each in errors}

@@ -21,6 +21,7 @@ from scheduler.errors import (
     ModelNotFound,
     Reason,
     Rejected,
+    SlowReader,
     SluiceError,
     WorkerLost,
     from_failure,
@@ -60,6 +61,7 @@ ALL = [
     (Expired("running", RECEIPT), grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE_WHILE_RUNNING", None),
     (WorkerLost("w1"), grpc.StatusCode.UNAVAILABLE, "WORKER_LOST", 1.0),
     (EngineFailed("w1", "out of memory"), grpc.StatusCode.INTERNAL, "ENGINE_FAILED", None),
+    (SlowReader(), grpc.StatusCode.RESOURCE_EXHAUSTED, "SLOW_READER", None),
     (Draining(), grpc.StatusCode.UNAVAILABLE, "DRAINING", 1.0),
 ]
 

@@ -10,11 +10,12 @@ from scheduler.class_settings import OwnClassSettings, PriorityClassSettings
 from scheduler.config import MaxTokensSettings, SchedulerSettings
 from scheduler.core.request import Priority, Request
 from scheduler.errors import InvalidRequest, ModelNotFound
-from scheduler.parsing import Admission, Door, Payload, Terms
+from scheduler.parsing import PIECE_TOKENS, Admission, Door, Terms
 from scheduler.tenant_settings import QuotaSettings, TenantSettings
 from sluice.v1 import generation_pb2, inference_pb2
 from sluice.v1.generation_pb2 import SamplingParams, StructuredOutput, TokenIds
 from sluice.v1.inference_pb2 import Chat, ChatMessage, CountTokensRequest, GenerateRequest, ServiceTargets
+from sluice.worker.v1 import worker_pb2
 from tests.scheduler.door_examples import served_model
 
 HELLO = Chat(messages=[ChatMessage(role="user", content="Hello")])
@@ -77,9 +78,10 @@ async def test_a_request_comes_out_complete(door: Door) -> None:
     )
     assert await admit(door, message, call_time_left_s=60.0) == Admission(
         Request("r1", Priority.LOW, 100.0, 102.0, 3, 7, sequences=2, service_class="low", partial=True),
-        Payload(
-            [1, 2, 3],
-            SamplingParams(
+        worker_pb2.Submit(
+            request_id="r1",
+            prompt_token_ids=[1, 2, 3],
+            sampling=SamplingParams(
                 temperature=0.5,
                 top_p=0.9,
                 top_k=0,
@@ -107,7 +109,7 @@ async def test_a_request_comes_out_complete(door: Door) -> None:
 async def test_a_bare_prompt_gets_every_default(door: Door) -> None:
     admission = await admit(door, GenerateRequest(prompt="Hi"))
     assert admission.request == Request("r1", Priority.HIGH, 100.0, 130.0, 3, 300, service_class="high")
-    assert admission.payload.sampling == SamplingParams(
+    assert admission.submit.sampling == SamplingParams(
         temperature=0.7,
         top_p=0.9,
         top_k=0,
@@ -205,7 +207,7 @@ async def test_max_tokens_is_the_lowest_limit(
     door: Door, message: GenerateRequest, max_tokens: int, rule: inference_pb2.MaxTokensRule.ValueType
 ) -> None:
     admission = await admit(door, message)
-    assert admission.request.max_tokens == admission.payload.sampling.max_tokens == max_tokens
+    assert admission.request.max_tokens == admission.submit.sampling.max_tokens == max_tokens
     assert admission.terms.max_tokens_rule == rule
 
 
@@ -353,7 +355,7 @@ async def test_half_a_surrogate_pair_is_refused_where_it_stands(door: Door) -> N
 async def test_counting_gives_the_ids_that_generating_reads(door: Door) -> None:
     admission = await admit(door, GenerateRequest(chat=HELLO))
     counted = await door.count(CountTokensRequest(chat=HELLO, return_ids=True))
-    assert list(counted.token_ids) == admission.payload.prompt_token_ids
+    assert list(counted.token_ids) == list(admission.submit.prompt_token_ids)
     assert counted.tokens == admission.request.prompt_tokens
     assert counted.room_tokens == 4096 - counted.tokens
     assert counted.priority == admission.terms.priority
@@ -424,3 +426,13 @@ def test_the_model_is_described_with_its_defaults_and_limits(door: Door) -> None
     assert chat.targets == ServiceTargets(
         time_to_first_token=Duration(nanos=500_000_000), end_to_end=Duration(seconds=3)
     )
+
+
+async def test_a_long_prompt_comes_out_whole_whichever_way_it_came() -> None:
+    door = Door(SchedulerSettings(), served_model(context_tokens=100_000))
+    ids = [number % 250 for number in range(3 * PIECE_TOKENS + 5)]
+    by_ids = await admit(door, GenerateRequest(token_ids=TokenIds(ids=ids)))
+    by_text = await admit(door, GenerateRequest(prompt="x" * (len(ids) - 1)))
+    assert list(by_ids.submit.prompt_token_ids) == ids
+    assert by_text.request.prompt_tokens == len(by_text.submit.prompt_token_ids) == len(ids)
+    door.close()

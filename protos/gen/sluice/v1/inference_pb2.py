@@ -22,69 +22,80 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import any_pb2 as google_dot_protobuf_dot_any__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from sluice.v1 import generation_pb2 as sluice_dot_v1_dot_generation__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19sluice/v1/inference.proto\x12\tsluice.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1asluice/v1/generation.proto\"<\n\x08ToolCall\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x16\n\x0e\x61rguments_json\x18\x03 \x01(\t\"y\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\'\n\ntool_calls\x18\x04 \x03(\x0b\x32\x13.sluice.v1.ToolCall\x12\x14\n\x0ctool_call_id\x18\x05 \x01(\t\"B\n\x04Tool\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x17\n\x0fparameters_json\x18\x03 \x01(\t\"p\n\x04\x43hat\x12(\n\x08messages\x18\x01 \x03(\x0b\x32\x16.sluice.v1.ChatMessage\x12\x1e\n\x05tools\x18\x02 \x03(\x0b\x32\x0f.sluice.v1.Tool\x12\x1e\n\x16\x63ontinue_final_message\x18\x03 \x01(\x08\"\xa1\x02\n\x0fGenerateRequest\x12\x10\n\x06prompt\x18\x01 \x01(\tH\x00\x12\x1f\n\x04\x63hat\x18\x02 \x01(\x0b\x32\x0f.sluice.v1.ChatH\x00\x12(\n\ttoken_ids\x18\x03 \x01(\x0b\x32\x13.sluice.v1.TokenIdsH\x00\x12+\n\x08sampling\x18\x04 \x01(\x0b\x32\x19.sluice.v1.SamplingParams\x12%\n\x08priority\x18\x05 \x01(\x0e\x32\x13.sluice.v1.Priority\x12.\n\x0btime_budget\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05model\x18\x07 \x01(\t\x12\x15\n\rservice_class\x18\x08 \x01(\tB\x07\n\x05input\"\xb1\x01\n\x0eServiceTargets\x12\x36\n\x13time_to_first_token\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x38\n\x15time_per_output_token\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12-\n\nend_to_end\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xee\x03\n\x08\x41\x63\x63\x65pted\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12%\n\x08priority\x18\x03 \x01(\x0e\x32\x13.sluice.v1.Priority\x12,\n\x0c\x63lass_reason\x18\x04 \x01(\x0e\x32\x16.sluice.v1.ClassReason\x12\x15\n\rprompt_tokens\x18\x05 \x01(\r\x12\x12\n\nmax_tokens\x18\x06 \x01(\r\x12\x31\n\x0fmax_tokens_rule\x18\x07 \x01(\x0e\x32\x18.sluice.v1.MaxTokensRule\x12,\n\ttime_left\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\rdeadline_rule\x18\t \x01(\x0e\x32\x17.sluice.v1.DeadlineRule\x12\x16\n\x0equeue_position\x18\n \x01(\r\x12\x31\n\x0e\x65stimated_wait\x18\x0b \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x15\n\rservice_class\x18\x0c \x01(\t\x12*\n\x07targets\x18\r \x01(\x0b\x32\x19.sluice.v1.ServiceTargets\x12\x10\n\x08promised\x18\x0e \x01(\x08\x12\x0e\n\x06tenant\x18\x0f \x01(\t\"j\n\x0bQueueUpdate\x12\x16\n\x0equeue_position\x18\x01 \x01(\r\x12\x31\n\x0e\x65stimated_wait\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08promised\x18\x03 \x01(\x08\"{\n\x05\x43hunk\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12\x13\n\x0b\x66irst_token\x18\x04 \x01(\r\x12-\n\x08logprobs\x18\x05 \x03(\x0b\x32\x1b.sluice.v1.PositionLogprobs\"\x9f\x01\n\x10\x46inishedSequence\x12\r\n\x05index\x18\x01 \x01(\r\x12.\n\rfinish_reason\x18\x02 \x01(\x0e\x32\x17.sluice.v1.FinishReason\x12\x0e\n\x04stop\x18\x03 \x01(\tH\x00\x12\x17\n\rstop_token_id\x18\x04 \x01(\rH\x00\x12\x15\n\routput_tokens\x18\x05 \x01(\rB\x0c\n\nstopped_by\"S\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x15\n\routput_tokens\x18\x02 \x01(\r\x12\x1c\n\x14\x63\x61\x63hed_prompt_tokens\x18\x03 \x01(\r\"\xc1\x01\n\x07Timings\x12)\n\x06queued\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x36\n\x13time_to_first_token\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12)\n\x06\x64\x65\x63ode\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05total\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xa3\x01\n\x08\x46inished\x12.\n\tsequences\x18\x01 \x03(\x0b\x32\x1b.sluice.v1.FinishedSequence\x12\x1f\n\x05usage\x18\x02 \x01(\x0b\x32\x10.sluice.v1.Usage\x12#\n\x07timings\x18\x03 \x01(\x0b\x32\x12.sluice.v1.Timings\x12\x0e\n\x06worker\x18\x04 \x01(\t\x12\x11\n\tfailovers\x18\x05 \x01(\r\"\xc0\x01\n\x10GenerateResponse\x12\'\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x0b\x32\x13.sluice.v1.AcceptedH\x00\x12.\n\x0cqueue_update\x18\x02 \x01(\x0b\x32\x16.sluice.v1.QueueUpdateH\x00\x12!\n\x05\x63hunk\x18\x03 \x01(\x0b\x32\x10.sluice.v1.ChunkH\x00\x12\'\n\x08\x66inished\x18\x04 \x01(\x0b\x32\x13.sluice.v1.FinishedH\x00\x42\x07\n\x05\x65vent\"z\n\x0e\x46\x61ilureReceipt\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x1f\n\x05usage\x18\x02 \x01(\x0b\x32\x10.sluice.v1.Usage\x12#\n\x07timings\x18\x03 \x01(\x0b\x32\x12.sluice.v1.Timings\x12\x0e\n\x06worker\x18\x04 \x01(\t\"=\n\x0e\x45xplainRequest\x12+\n\x07request\x18\x01 \x01(\x0b\x32\x1a.sluice.v1.GenerateRequest\"h\n\x07Refusal\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0c\n\x04\x63ode\x18\x03 \x01(\r\x12.\n\x0bretry_after\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xaa\x02\n\x0f\x45xplainResponse\x12\"\n\x05terms\x18\x01 \x01(\x0b\x32\x13.sluice.v1.Accepted\x12#\n\x07refusal\x18\x02 \x01(\x0b\x32\x12.sluice.v1.Refusal\x12\x0e\n\x06worker\x18\x03 \x01(\t\x12\x1e\n\x16\x65xpected_output_tokens\x18\x04 \x01(\r\x12@\n\x1d\x65stimated_time_to_first_token\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x32\n\x0f\x65stimated_total\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x17\n\x0fqueued_requests\x18\x07 \x01(\r\x12\x0f\n\x07workers\x18\x08 \x01(\r\"\x8e\x01\n\x12\x43ountTokensRequest\x12\x10\n\x06prompt\x18\x01 \x01(\tH\x00\x12\x1f\n\x04\x63hat\x18\x02 \x01(\x0b\x32\x0f.sluice.v1.ChatH\x00\x12(\n\ttoken_ids\x18\x03 \x01(\x0b\x32\x13.sluice.v1.TokenIdsH\x00\x12\x12\n\nreturn_ids\x18\x04 \x01(\x08\x42\x07\n\x05input\"t\n\x13\x43ountTokensResponse\x12\x0e\n\x06tokens\x18\x01 \x01(\r\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\x13\n\x0broom_tokens\x18\x03 \x01(\r\x12%\n\x08priority\x18\x04 \x01(\x0e\x32\x13.sluice.v1.Priority\"\x15\n\x13GetModelInfoRequest\"\xfa\x01\n\x10ServiceClassInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12%\n\x08priority\x18\x02 \x01(\x0e\x32\x13.sluice.v1.Priority\x12 \n\x13prompt_tokens_below\x18\x03 \x01(\rH\x00\x88\x01\x01\x12\x16\n\x0emax_tokens_cap\x18\x04 \x01(\r\x12*\n\x07targets\x18\x05 \x01(\x0b\x32\x19.sluice.v1.ServiceTargets\x12\x33\n\x10\x64\x65\x66\x61ult_deadline\x18\x06 \x01(\x0b\x32\x19.google.protobuf.DurationB\x16\n\x14_prompt_tokens_below\"\x92\x02\n\x14GetModelInfoResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x16\n\x0e\x63ontext_tokens\x18\x02 \x01(\r\x12\x17\n\x0fvocabulary_size\x18\x03 \x01(\r\x12\x33\n\x10\x64\x65\x66\x61ult_sampling\x18\x04 \x01(\x0b\x32\x19.sluice.v1.SamplingParams\x12\x16\n\x0emax_tokens_cap\x18\x05 \x01(\r\x12\x34\n\x0fservice_classes\x18\x06 \x03(\x0b\x32\x1b.sluice.v1.ServiceClassInfo\x12\x15\n\rsupports_chat\x18\x07 \x01(\x08\x12\x0f\n\x07workers\x18\x08 \x01(\r\x12\x0f\n\x07version\x18\t \x01(\t*\x80\x01\n\x0b\x43lassReason\x12\x1c\n\x18\x43LASS_REASON_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x43LASS_REASON_REQUESTED\x10\x01\x12\x1e\n\x1a\x43LASS_REASON_PROMPT_LENGTH\x10\x02\x12\x17\n\x13\x43LASS_REASON_TENANT\x10\x03*\xc1\x01\n\rMaxTokensRule\x12\x1f\n\x1bMAX_TOKENS_RULE_UNSPECIFIED\x10\x00\x12\x1d\n\x19MAX_TOKENS_RULE_REQUESTED\x10\x01\x12\x1b\n\x17MAX_TOKENS_RULE_DEFAULT\x10\x02\x12\x17\n\x13MAX_TOKENS_RULE_CAP\x10\x03\x12\x1d\n\x19MAX_TOKENS_RULE_CLASS_CAP\x10\x04\x12\x1b\n\x17MAX_TOKENS_RULE_CONTEXT\x10\x05*\x7f\n\x0c\x44\x65\x61\x64lineRule\x12\x1d\n\x19\x44\x45\x41\x44LINE_RULE_UNSPECIFIED\x10\x00\x12\x16\n\x12\x44\x45\x41\x44LINE_RULE_CALL\x10\x01\x12\x19\n\x15\x44\x45\x41\x44LINE_RULE_DEFAULT\x10\x02\x12\x1d\n\x19\x44\x45\x41\x44LINE_RULE_TIME_BUDGET\x10\x03\x32\xba\x02\n\x10InferenceService\x12\x45\n\x08Generate\x12\x1a.sluice.v1.GenerateRequest\x1a\x1b.sluice.v1.GenerateResponse0\x01\x12@\n\x07\x45xplain\x12\x19.sluice.v1.ExplainRequest\x1a\x1a.sluice.v1.ExplainResponse\x12L\n\x0b\x43ountTokens\x12\x1d.sluice.v1.CountTokensRequest\x1a\x1e.sluice.v1.CountTokensResponse\x12O\n\x0cGetModelInfo\x12\x1e.sluice.v1.GetModelInfoRequest\x1a\x1f.sluice.v1.GetModelInfoResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19sluice/v1/inference.proto\x12\tsluice.v1\x1a\x19google/protobuf/any.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1asluice/v1/generation.proto\"<\n\x08ToolCall\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x16\n\x0e\x61rguments_json\x18\x03 \x01(\t\"y\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\'\n\ntool_calls\x18\x04 \x03(\x0b\x32\x13.sluice.v1.ToolCall\x12\x14\n\x0ctool_call_id\x18\x05 \x01(\t\"B\n\x04Tool\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x17\n\x0fparameters_json\x18\x03 \x01(\t\"p\n\x04\x43hat\x12(\n\x08messages\x18\x01 \x03(\x0b\x32\x16.sluice.v1.ChatMessage\x12\x1e\n\x05tools\x18\x02 \x03(\x0b\x32\x0f.sluice.v1.Tool\x12\x1e\n\x16\x63ontinue_final_message\x18\x03 \x01(\x08\"\xa1\x02\n\x0fGenerateRequest\x12\x10\n\x06prompt\x18\x01 \x01(\tH\x00\x12\x1f\n\x04\x63hat\x18\x02 \x01(\x0b\x32\x0f.sluice.v1.ChatH\x00\x12(\n\ttoken_ids\x18\x03 \x01(\x0b\x32\x13.sluice.v1.TokenIdsH\x00\x12+\n\x08sampling\x18\x04 \x01(\x0b\x32\x19.sluice.v1.SamplingParams\x12%\n\x08priority\x18\x05 \x01(\x0e\x32\x13.sluice.v1.Priority\x12.\n\x0btime_budget\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05model\x18\x07 \x01(\t\x12\x15\n\rservice_class\x18\x08 \x01(\tB\x07\n\x05input\"\xb1\x01\n\x0eServiceTargets\x12\x36\n\x13time_to_first_token\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x38\n\x15time_per_output_token\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12-\n\nend_to_end\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xee\x03\n\x08\x41\x63\x63\x65pted\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12%\n\x08priority\x18\x03 \x01(\x0e\x32\x13.sluice.v1.Priority\x12,\n\x0c\x63lass_reason\x18\x04 \x01(\x0e\x32\x16.sluice.v1.ClassReason\x12\x15\n\rprompt_tokens\x18\x05 \x01(\r\x12\x12\n\nmax_tokens\x18\x06 \x01(\r\x12\x31\n\x0fmax_tokens_rule\x18\x07 \x01(\x0e\x32\x18.sluice.v1.MaxTokensRule\x12,\n\ttime_left\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\rdeadline_rule\x18\t \x01(\x0e\x32\x17.sluice.v1.DeadlineRule\x12\x16\n\x0equeue_position\x18\n \x01(\r\x12\x31\n\x0e\x65stimated_wait\x18\x0b \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x15\n\rservice_class\x18\x0c \x01(\t\x12*\n\x07targets\x18\r \x01(\x0b\x32\x19.sluice.v1.ServiceTargets\x12\x10\n\x08promised\x18\x0e \x01(\x08\x12\x0e\n\x06tenant\x18\x0f \x01(\t\"j\n\x0bQueueUpdate\x12\x16\n\x0equeue_position\x18\x01 \x01(\r\x12\x31\n\x0e\x65stimated_wait\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08promised\x18\x03 \x01(\x08\"{\n\x05\x43hunk\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12\x13\n\x0b\x66irst_token\x18\x04 \x01(\r\x12-\n\x08logprobs\x18\x05 \x03(\x0b\x32\x1b.sluice.v1.PositionLogprobs\"\x9f\x01\n\x10\x46inishedSequence\x12\r\n\x05index\x18\x01 \x01(\r\x12.\n\rfinish_reason\x18\x02 \x01(\x0e\x32\x17.sluice.v1.FinishReason\x12\x0e\n\x04stop\x18\x03 \x01(\tH\x00\x12\x17\n\rstop_token_id\x18\x04 \x01(\rH\x00\x12\x15\n\routput_tokens\x18\x05 \x01(\rB\x0c\n\nstopped_by\"S\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x15\n\routput_tokens\x18\x02 \x01(\r\x12\x1c\n\x14\x63\x61\x63hed_prompt_tokens\x18\x03 \x01(\r\"\xc1\x01\n\x07Timings\x12)\n\x06queued\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x36\n\x13time_to_first_token\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12)\n\x06\x64\x65\x63ode\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05total\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xa3\x01\n\x08\x46inished\x12.\n\tsequences\x18\x01 \x03(\x0b\x32\x1b.sluice.v1.FinishedSequence\x12\x1f\n\x05usage\x18\x02 \x01(\x0b\x32\x10.sluice.v1.Usage\x12#\n\x07timings\x18\x03 \x01(\x0b\x32\x12.sluice.v1.Timings\x12\x0e\n\x06worker\x18\x04 \x01(\t\x12\x11\n\tfailovers\x18\x05 \x01(\r\"\xc0\x01\n\x10GenerateResponse\x12\'\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x0b\x32\x13.sluice.v1.AcceptedH\x00\x12.\n\x0cqueue_update\x18\x02 \x01(\x0b\x32\x16.sluice.v1.QueueUpdateH\x00\x12!\n\x05\x63hunk\x18\x03 \x01(\x0b\x32\x10.sluice.v1.ChunkH\x00\x12\'\n\x08\x66inished\x18\x04 \x01(\x0b\x32\x13.sluice.v1.FinishedH\x00\x42\x07\n\x05\x65vent\"\x84\x01\n\rSessionSubmit\x12\n\n\x02id\x18\x01 \x01(\t\x12+\n\x07request\x18\x02 \x01(\x0b\x32\x1a.sluice.v1.GenerateRequest\x12*\n\x07timeout\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06tenant\x18\x04 \x01(\t\"W\n\x16GenerateSessionRequest\x12)\n\x07submits\x18\x01 \x03(\x0b\x32\x18.sluice.v1.SessionSubmit\x12\x12\n\ncancel_ids\x18\x02 \x03(\t\"U\n\rRequestStatus\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\x12%\n\x07\x64\x65tails\x18\x03 \x03(\x0b\x32\x14.google.protobuf.Any\"\x80\x01\n\x0cSessionEvent\x12\n\n\x02id\x18\x01 \x01(\t\x12/\n\x08response\x18\x02 \x01(\x0b\x32\x1b.sluice.v1.GenerateResponseH\x00\x12*\n\x06status\x18\x03 \x01(\x0b\x32\x18.sluice.v1.RequestStatusH\x00\x42\x07\n\x05\x65vent\"B\n\x17GenerateSessionResponse\x12\'\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x17.sluice.v1.SessionEvent\"z\n\x0e\x46\x61ilureReceipt\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x1f\n\x05usage\x18\x02 \x01(\x0b\x32\x10.sluice.v1.Usage\x12#\n\x07timings\x18\x03 \x01(\x0b\x32\x12.sluice.v1.Timings\x12\x0e\n\x06worker\x18\x04 \x01(\t\"=\n\x0e\x45xplainRequest\x12+\n\x07request\x18\x01 \x01(\x0b\x32\x1a.sluice.v1.GenerateRequest\"h\n\x07Refusal\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0c\n\x04\x63ode\x18\x03 \x01(\r\x12.\n\x0bretry_after\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xaa\x02\n\x0f\x45xplainResponse\x12\"\n\x05terms\x18\x01 \x01(\x0b\x32\x13.sluice.v1.Accepted\x12#\n\x07refusal\x18\x02 \x01(\x0b\x32\x12.sluice.v1.Refusal\x12\x0e\n\x06worker\x18\x03 \x01(\t\x12\x1e\n\x16\x65xpected_output_tokens\x18\x04 \x01(\r\x12@\n\x1d\x65stimated_time_to_first_token\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x32\n\x0f\x65stimated_total\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x17\n\x0fqueued_requests\x18\x07 \x01(\r\x12\x0f\n\x07workers\x18\x08 \x01(\r\"\x8e\x01\n\x12\x43ountTokensRequest\x12\x10\n\x06prompt\x18\x01 \x01(\tH\x00\x12\x1f\n\x04\x63hat\x18\x02 \x01(\x0b\x32\x0f.sluice.v1.ChatH\x00\x12(\n\ttoken_ids\x18\x03 \x01(\x0b\x32\x13.sluice.v1.TokenIdsH\x00\x12\x12\n\nreturn_ids\x18\x04 \x01(\x08\x42\x07\n\x05input\"t\n\x13\x43ountTokensResponse\x12\x0e\n\x06tokens\x18\x01 \x01(\r\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\x13\n\x0broom_tokens\x18\x03 \x01(\r\x12%\n\x08priority\x18\x04 \x01(\x0e\x32\x13.sluice.v1.Priority\"\x15\n\x13GetModelInfoRequest\"\xfa\x01\n\x10ServiceClassInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12%\n\x08priority\x18\x02 \x01(\x0e\x32\x13.sluice.v1.Priority\x12 \n\x13prompt_tokens_below\x18\x03 \x01(\rH\x00\x88\x01\x01\x12\x16\n\x0emax_tokens_cap\x18\x04 \x01(\r\x12*\n\x07targets\x18\x05 \x01(\x0b\x32\x19.sluice.v1.ServiceTargets\x12\x33\n\x10\x64\x65\x66\x61ult_deadline\x18\x06 \x01(\x0b\x32\x19.google.protobuf.DurationB\x16\n\x14_prompt_tokens_below\"\x92\x02\n\x14GetModelInfoResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x16\n\x0e\x63ontext_tokens\x18\x02 \x01(\r\x12\x17\n\x0fvocabulary_size\x18\x03 \x01(\r\x12\x33\n\x10\x64\x65\x66\x61ult_sampling\x18\x04 \x01(\x0b\x32\x19.sluice.v1.SamplingParams\x12\x16\n\x0emax_tokens_cap\x18\x05 \x01(\r\x12\x34\n\x0fservice_classes\x18\x06 \x03(\x0b\x32\x1b.sluice.v1.ServiceClassInfo\x12\x15\n\rsupports_chat\x18\x07 \x01(\x08\x12\x0f\n\x07workers\x18\x08 \x01(\r\x12\x0f\n\x07version\x18\t \x01(\t*\x80\x01\n\x0b\x43lassReason\x12\x1c\n\x18\x43LASS_REASON_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x43LASS_REASON_REQUESTED\x10\x01\x12\x1e\n\x1a\x43LASS_REASON_PROMPT_LENGTH\x10\x02\x12\x17\n\x13\x43LASS_REASON_TENANT\x10\x03*\xc1\x01\n\rMaxTokensRule\x12\x1f\n\x1bMAX_TOKENS_RULE_UNSPECIFIED\x10\x00\x12\x1d\n\x19MAX_TOKENS_RULE_REQUESTED\x10\x01\x12\x1b\n\x17MAX_TOKENS_RULE_DEFAULT\x10\x02\x12\x17\n\x13MAX_TOKENS_RULE_CAP\x10\x03\x12\x1d\n\x19MAX_TOKENS_RULE_CLASS_CAP\x10\x04\x12\x1b\n\x17MAX_TOKENS_RULE_CONTEXT\x10\x05*\x7f\n\x0c\x44\x65\x61\x64lineRule\x12\x1d\n\x19\x44\x45\x41\x44LINE_RULE_UNSPECIFIED\x10\x00\x12\x16\n\x12\x44\x45\x41\x44LINE_RULE_CALL\x10\x01\x12\x19\n\x15\x44\x45\x41\x44LINE_RULE_DEFAULT\x10\x02\x12\x1d\n\x19\x44\x45\x41\x44LINE_RULE_TIME_BUDGET\x10\x03\x32\x98\x03\n\x10InferenceService\x12\x45\n\x08Generate\x12\x1a.sluice.v1.GenerateRequest\x1a\x1b.sluice.v1.GenerateResponse0\x01\x12\\\n\x0fGenerateSession\x12!.sluice.v1.GenerateSessionRequest\x1a\".sluice.v1.GenerateSessionResponse(\x01\x30\x01\x12@\n\x07\x45xplain\x12\x19.sluice.v1.ExplainRequest\x1a\x1a.sluice.v1.ExplainResponse\x12L\n\x0b\x43ountTokens\x12\x1d.sluice.v1.CountTokensRequest\x1a\x1e.sluice.v1.CountTokensResponse\x12O\n\x0cGetModelInfo\x12\x1e.sluice.v1.GetModelInfoRequest\x1a\x1f.sluice.v1.GetModelInfoResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'sluice.v1.inference_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CLASSREASON']._serialized_start=3884
-  _globals['_CLASSREASON']._serialized_end=4012
-  _globals['_MAXTOKENSRULE']._serialized_start=4015
-  _globals['_MAXTOKENSRULE']._serialized_end=4208
-  _globals['_DEADLINERULE']._serialized_start=4210
-  _globals['_DEADLINERULE']._serialized_end=4337
-  _globals['_TOOLCALL']._serialized_start=100
-  _globals['_TOOLCALL']._serialized_end=160
-  _globals['_CHATMESSAGE']._serialized_start=162
-  _globals['_CHATMESSAGE']._serialized_end=283
-  _globals['_TOOL']._serialized_start=285
-  _globals['_TOOL']._serialized_end=351
-  _globals['_CHAT']._serialized_start=353
-  _globals['_CHAT']._serialized_end=465
-  _globals['_GENERATEREQUEST']._serialized_start=468
-  _globals['_GENERATEREQUEST']._serialized_end=757
-  _globals['_SERVICETARGETS']._serialized_start=760
-  _globals['_SERVICETARGETS']._serialized_end=937
-  _globals['_ACCEPTED']._serialized_start=940
-  _globals['_ACCEPTED']._serialized_end=1434
-  _globals['_QUEUEUPDATE']._serialized_start=1436
-  _globals['_QUEUEUPDATE']._serialized_end=1542
-  _globals['_CHUNK']._serialized_start=1544
-  _globals['_CHUNK']._serialized_end=1667
-  _globals['_FINISHEDSEQUENCE']._serialized_start=1670
-  _globals['_FINISHEDSEQUENCE']._serialized_end=1829
-  _globals['_USAGE']._serialized_start=1831
-  _globals['_USAGE']._serialized_end=1914
-  _globals['_TIMINGS']._serialized_start=1917
-  _globals['_TIMINGS']._serialized_end=2110
-  _globals['_FINISHED']._serialized_start=2113
-  _globals['_FINISHED']._serialized_end=2276
-  _globals['_GENERATERESPONSE']._serialized_start=2279
-  _globals['_GENERATERESPONSE']._serialized_end=2471
-  _globals['_FAILURERECEIPT']._serialized_start=2473
-  _globals['_FAILURERECEIPT']._serialized_end=2595
-  _globals['_EXPLAINREQUEST']._serialized_start=2597
-  _globals['_EXPLAINREQUEST']._serialized_end=2658
-  _globals['_REFUSAL']._serialized_start=2660
-  _globals['_REFUSAL']._serialized_end=2764
-  _globals['_EXPLAINRESPONSE']._serialized_start=2767
-  _globals['_EXPLAINRESPONSE']._serialized_end=3065
-  _globals['_COUNTTOKENSREQUEST']._serialized_start=3068
-  _globals['_COUNTTOKENSREQUEST']._serialized_end=3210
-  _globals['_COUNTTOKENSRESPONSE']._serialized_start=3212
-  _globals['_COUNTTOKENSRESPONSE']._serialized_end=3328
-  _globals['_GETMODELINFOREQUEST']._serialized_start=3330
-  _globals['_GETMODELINFOREQUEST']._serialized_end=3351
-  _globals['_SERVICECLASSINFO']._serialized_start=3354
-  _globals['_SERVICECLASSINFO']._serialized_end=3604
-  _globals['_GETMODELINFORESPONSE']._serialized_start=3607
-  _globals['_GETMODELINFORESPONSE']._serialized_end=3881
-  _globals['_INFERENCESERVICE']._serialized_start=4340
-  _globals['_INFERENCESERVICE']._serialized_end=4654
+  _globals['_CLASSREASON']._serialized_start=4421
+  _globals['_CLASSREASON']._serialized_end=4549
+  _globals['_MAXTOKENSRULE']._serialized_start=4552
+  _globals['_MAXTOKENSRULE']._serialized_end=4745
+  _globals['_DEADLINERULE']._serialized_start=4747
+  _globals['_DEADLINERULE']._serialized_end=4874
+  _globals['_TOOLCALL']._serialized_start=127
+  _globals['_TOOLCALL']._serialized_end=187
+  _globals['_CHATMESSAGE']._serialized_start=189
+  _globals['_CHATMESSAGE']._serialized_end=310
+  _globals['_TOOL']._serialized_start=312
+  _globals['_TOOL']._serialized_end=378
+  _globals['_CHAT']._serialized_start=380
+  _globals['_CHAT']._serialized_end=492
+  _globals['_GENERATEREQUEST']._serialized_start=495
+  _globals['_GENERATEREQUEST']._serialized_end=784
+  _globals['_SERVICETARGETS']._serialized_start=787
+  _globals['_SERVICETARGETS']._serialized_end=964
+  _globals['_ACCEPTED']._serialized_start=967
+  _globals['_ACCEPTED']._serialized_end=1461
+  _globals['_QUEUEUPDATE']._serialized_start=1463
+  _globals['_QUEUEUPDATE']._serialized_end=1569
+  _globals['_CHUNK']._serialized_start=1571
+  _globals['_CHUNK']._serialized_end=1694
+  _globals['_FINISHEDSEQUENCE']._serialized_start=1697
+  _globals['_FINISHEDSEQUENCE']._serialized_end=1856
+  _globals['_USAGE']._serialized_start=1858
+  _globals['_USAGE']._serialized_end=1941
+  _globals['_TIMINGS']._serialized_start=1944
+  _globals['_TIMINGS']._serialized_end=2137
+  _globals['_FINISHED']._serialized_start=2140
+  _globals['_FINISHED']._serialized_end=2303
+  _globals['_GENERATERESPONSE']._serialized_start=2306
+  _globals['_GENERATERESPONSE']._serialized_end=2498
+  _globals['_SESSIONSUBMIT']._serialized_start=2501
+  _globals['_SESSIONSUBMIT']._serialized_end=2633
+  _globals['_GENERATESESSIONREQUEST']._serialized_start=2635
+  _globals['_GENERATESESSIONREQUEST']._serialized_end=2722
+  _globals['_REQUESTSTATUS']._serialized_start=2724
+  _globals['_REQUESTSTATUS']._serialized_end=2809
+  _globals['_SESSIONEVENT']._serialized_start=2812
+  _globals['_SESSIONEVENT']._serialized_end=2940
+  _globals['_GENERATESESSIONRESPONSE']._serialized_start=2942
+  _globals['_GENERATESESSIONRESPONSE']._serialized_end=3008
+  _globals['_FAILURERECEIPT']._serialized_start=3010
+  _globals['_FAILURERECEIPT']._serialized_end=3132
+  _globals['_EXPLAINREQUEST']._serialized_start=3134
+  _globals['_EXPLAINREQUEST']._serialized_end=3195
+  _globals['_REFUSAL']._serialized_start=3197
+  _globals['_REFUSAL']._serialized_end=3301
+  _globals['_EXPLAINRESPONSE']._serialized_start=3304
+  _globals['_EXPLAINRESPONSE']._serialized_end=3602
+  _globals['_COUNTTOKENSREQUEST']._serialized_start=3605
+  _globals['_COUNTTOKENSREQUEST']._serialized_end=3747
+  _globals['_COUNTTOKENSRESPONSE']._serialized_start=3749
+  _globals['_COUNTTOKENSRESPONSE']._serialized_end=3865
+  _globals['_GETMODELINFOREQUEST']._serialized_start=3867
+  _globals['_GETMODELINFOREQUEST']._serialized_end=3888
+  _globals['_SERVICECLASSINFO']._serialized_start=3891
+  _globals['_SERVICECLASSINFO']._serialized_end=4141
+  _globals['_GETMODELINFORESPONSE']._serialized_start=4144
+  _globals['_GETMODELINFORESPONSE']._serialized_end=4418
+  _globals['_INFERENCESERVICE']._serialized_start=4877
+  _globals['_INFERENCESERVICE']._serialized_end=5285
 # @@protoc_insertion_point(module_scope)

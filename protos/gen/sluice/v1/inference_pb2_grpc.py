@@ -43,6 +43,11 @@ class InferenceServiceStub(object):
                 request_serializer=sluice_dot_v1_dot_inference__pb2.GenerateRequest.SerializeToString,
                 response_deserializer=sluice_dot_v1_dot_inference__pb2.GenerateResponse.FromString,
                 _registered_method=True)
+        self.GenerateSession = channel.stream_stream(
+                '/sluice.v1.InferenceService/GenerateSession',
+                request_serializer=sluice_dot_v1_dot_inference__pb2.GenerateSessionRequest.SerializeToString,
+                response_deserializer=sluice_dot_v1_dot_inference__pb2.GenerateSessionResponse.FromString,
+                _registered_method=True)
         self.Explain = channel.unary_unary(
                 '/sluice.v1.InferenceService/Explain',
                 request_serializer=sluice_dot_v1_dot_inference__pb2.ExplainRequest.SerializeToString,
@@ -70,6 +75,16 @@ class InferenceServiceServicer(object):
     def Generate(self, request, context):
         """Generates text. The stream is one Accepted, any number of QueueUpdate, any number of Chunk, one Finished. A stream
         that ends without Finished failed, and its status says why.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GenerateSession(self, request_iterator, context):
+        """Runs many requests of one caller over one stream, for gateways, batch jobs and load generators: messages cost more
+        than tokens, and here the events of many requests share them. Classes, deadlines, receipts and errors are those of
+        Generate. Ending the requests' side lets those that run come to their end; when the call ends in any other way, all
+        of them are cancelled. A client that does not read is not read from either once much waits for it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -104,6 +119,11 @@ def add_InferenceServiceServicer_to_server(servicer, server):
                     servicer.Generate,
                     request_deserializer=sluice_dot_v1_dot_inference__pb2.GenerateRequest.FromString,
                     response_serializer=sluice_dot_v1_dot_inference__pb2.GenerateResponse.SerializeToString,
+            ),
+            'GenerateSession': grpc.stream_stream_rpc_method_handler(
+                    servicer.GenerateSession,
+                    request_deserializer=sluice_dot_v1_dot_inference__pb2.GenerateSessionRequest.FromString,
+                    response_serializer=sluice_dot_v1_dot_inference__pb2.GenerateSessionResponse.SerializeToString,
             ),
             'Explain': grpc.unary_unary_rpc_method_handler(
                     servicer.Explain,
@@ -152,6 +172,33 @@ class InferenceService(object):
             '/sluice.v1.InferenceService/Generate',
             sluice_dot_v1_dot_inference__pb2.GenerateRequest.SerializeToString,
             sluice_dot_v1_dot_inference__pb2.GenerateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GenerateSession(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/sluice.v1.InferenceService/GenerateSession',
+            sluice_dot_v1_dot_inference__pb2.GenerateSessionRequest.SerializeToString,
+            sluice_dot_v1_dot_inference__pb2.GenerateSessionResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -41,6 +41,12 @@ class InferenceServiceStub:
     """Generates text. The stream is one Accepted, any number of QueueUpdate, any number of Chunk, one Finished. A stream
     that ends without Finished failed, and its status says why.
     """
+    GenerateSession: _grpc.StreamStreamMultiCallable[_inference_pb2.GenerateSessionRequest, _inference_pb2.GenerateSessionResponse]
+    """Runs many requests of one caller over one stream, for gateways, batch jobs and load generators: messages cost more
+    than tokens, and here the events of many requests share them. Classes, deadlines, receipts and errors are those of
+    Generate. Ending the requests' side lets those that run come to their end; when the call ends in any other way, all
+    of them are cancelled. A client that does not read is not read from either once much waits for it.
+    """
     Explain: _grpc.UnaryUnaryMultiCallable[_inference_pb2.ExplainRequest, _inference_pb2.ExplainResponse]
     """Tells what would become of a request if it came now, without running it: its terms, its place in the queue and its
     wait, or why it would be refused. The call's own deadline stands for that of the request.
@@ -62,6 +68,12 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     Generate: _aio.UnaryStreamMultiCallable[_inference_pb2.GenerateRequest, _inference_pb2.GenerateResponse]  # type: ignore[assignment]
     """Generates text. The stream is one Accepted, any number of QueueUpdate, any number of Chunk, one Finished. A stream
     that ends without Finished failed, and its status says why.
+    """
+    GenerateSession: _aio.StreamStreamMultiCallable[_inference_pb2.GenerateSessionRequest, _inference_pb2.GenerateSessionResponse]  # type: ignore[assignment]
+    """Runs many requests of one caller over one stream, for gateways, batch jobs and load generators: messages cost more
+    than tokens, and here the events of many requests share them. Classes, deadlines, receipts and errors are those of
+    Generate. Ending the requests' side lets those that run come to their end; when the call ends in any other way, all
+    of them are cancelled. A client that does not read is not read from either once much waits for it.
     """
     Explain: _aio.UnaryUnaryMultiCallable[_inference_pb2.ExplainRequest, _inference_pb2.ExplainResponse]  # type: ignore[assignment]
     """Tells what would become of a request if it came now, without running it: its terms, its place in the queue and its
@@ -87,6 +99,18 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_inference_pb2.GenerateResponse], _abc.AsyncIterator[_inference_pb2.GenerateResponse]]:
         """Generates text. The stream is one Accepted, any number of QueueUpdate, any number of Chunk, one Finished. A stream
         that ends without Finished failed, and its status says why.
+        """
+
+    @_abc_1.abstractmethod
+    def GenerateSession(
+        self,
+        request_iterator: _MaybeAsyncIterator[_inference_pb2.GenerateSessionRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_inference_pb2.GenerateSessionResponse], _abc.AsyncIterator[_inference_pb2.GenerateSessionResponse]]:
+        """Runs many requests of one caller over one stream, for gateways, batch jobs and load generators: messages cost more
+        than tokens, and here the events of many requests share them. Classes, deadlines, receipts and errors are those of
+        Generate. Ending the requests' side lets those that run come to their end; when the call ends in any other way, all
+        of them are cancelled. A client that does not read is not read from either once much waits for it.
         """
 
     @_abc_1.abstractmethod
