@@ -156,6 +156,8 @@ def owing_scheduler(make_scheduler: MakeScheduler) -> Scheduler:
     protected = ServiceClass("protected", 0.01, ttft_s=30.0, tpot_s=None, e2e_s=None, floor=0.5)
     scheduler = make_scheduler(FeasibleEdf({"chat": CHAT, "protected": protected, "slow": SLOW}))
     scheduler.join("w", SINGLE, 0.0)
+    scheduler.submit(make_request("asked", service_class="protected"), 0.0)
+    scheduler.withdraw("asked", 0.0)
     for number in range(15):
         scheduler.submit(make_request(f"r{number}", service_class="slow", prompt_tokens=80_000), 0.0)
         scheduler.finish(f"r{number}", 5, 0.0)
