@@ -94,23 +94,23 @@ class Scheduler:
         return self._replan(now)
 
     def submit(self, request: Request, now: float) -> list[Decision]:
-        """A request arrives; the last decision is about it: Start, Wait or Reject. Others may be refused in its favour.
+        """A request arrives; one decision is about it: Start, Wait or Reject. Others may be refused in its favour.
 
         A request that can start at once does, however full the queue is. ValueError when one of the same id waits or
         runs.
         """
         if request.request_id in self._waiting or request.request_id in self._running:
             raise ValueError(f"request {request.request_id} has been submitted already")
-        settled = self._replan(now)
+        settled = self._settle(now)  # nothing starts yet: what time has freed may be for the newcomer
         if refusal := self._refuse_at_the_door(request, now):
-            return [*settled, refusal]
+            return [*settled, *self._start_ready(now), refusal]
         self._quotas.enter(request, self._expected_use(request), now)
         if refusal := self._discipline.admit(request, now):
-            return [*settled, self._given_up(refusal)]
+            return [*settled, *self._start_ready(now), self._given_up(refusal)]
         decisions = self._replan(now)
         if request.request_id in self._waiting:
             decisions.append(self._keep_waiting(request))
-        return [*settled, *sorted(decisions, key=lambda decision: decision.request is request)]
+        return [*settled, *decisions]
 
     def explain(self, request: Request, now: float) -> Outlook:
         """Tell what ``submit`` would answer, and when the request would then have its tokens; nothing changes.
@@ -183,13 +183,15 @@ class Scheduler:
         return list(self._fleet)
 
     def _replan(self, now: float) -> list[Decision]:
+        return [*self._settle(now), *self._start_ready(now)]
+
+    def _settle(self, now: float) -> list[Decision]:
+        """Give up what time has made hopeless."""
         expired = self._waiting.remove_expired(now)
         for request in expired:
             self._quotas.leave(request, used_tokens=0)
         refused = [self._given_up(refusal) for refusal in self._discipline.shed(now)]
-        started = self._start_ready(now)
-        self._drain_rate.observe(len(started), len(self._waiting), now)
-        return [*(Expire(request) for request in expired), *refused, *started]
+        return [*(Expire(request) for request in expired), *refused]
 
     def _start_ready(self, now: float) -> list[Start]:
         started = []
@@ -201,6 +203,7 @@ class Scheduler:
             self._running[request.request_id] = _Running(request, worker, now)
             self._discipline.started(placement, now)
             started.append(Start(request, worker.worker_id, promised))
+        self._drain_rate.observe(len(started), len(self._waiting), now)
         return started
 
     def _keep_waiting(self, request: Request) -> Decision:

@@ -27,7 +27,8 @@ from scheduler.simulation.drain import drain_rate
 from scheduler.simulation.driver import Outcome, simulate
 from scheduler.simulation.result import summarise
 from scheduler.simulation.trace import Arrival
-from scheduler.simulation.workload import MAX_OUTPUT_TOKENS, PERIOD_S, PROMISES, open_workload
+from scheduler.simulation.workload import MAX_OUTPUT_TOKENS, PERIOD_S, PROMISES
+from scheduler.simulation.workloads import open_workload
 from sluice.worker.v1 import worker_pb2
 from tests.bench.goodput_arms import OneWorker, ThroughSluice, VllmAlone, in_process_engine, watch_steps
 from tests.bench.open_loop import Server, offer

@@ -75,7 +75,7 @@ def play(scheduler: Scheduler, steps: list[Step], *, asking: bool) -> list[Decis
             answer = scheduler.submit(request, now)
             decisions += answer
             if told:
-                check(told, answer[-1])
+                check(told, next(decision for decision in answer if decision.request is request))
         elif step.kind == "first" and running:
             decisions += scheduler.first_token(running[0], now)
         elif step.kind == "finish" and running:

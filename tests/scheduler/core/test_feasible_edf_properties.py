@@ -122,13 +122,18 @@ class FeasibleEdfMachine(RuleBasedStateMachine):
                 self.end(request_id)
 
     def nobody_of_its_kind_who_needs_no_more_is_more_urgent(self, request: Request) -> None:
-        """Within a class and tenant the order is that of due times; only smaller ones may pass, for a moment."""
+        """Within a class and tenant the order is that of due times; only smaller ones may pass, for a moment.
+
+        Who is expected to write more must begin earlier, so that the order of arrival holds among equals alone.
+        """
         discipline = self.scheduler._discipline
         assert isinstance(discipline, FeasibleEdfDiscipline)
+        expected_tokens = discipline._books.output_length.expected_tokens
         for job in discipline.waiting.backlog:
             other = job.request
             if (other.service_class, other.tenant) == (request.service_class, request.tenant):
                 earlier = other.arrival_s < request.arrival_s and other.deadline_s < request.deadline_s
+                earlier = earlier and expected_tokens(other) >= expected_tokens(request)
                 larger = discipline._kv_tokens(other) > discipline._kv_tokens(request)
                 assert not earlier or larger or other.sequences > request.sequences
 
@@ -191,7 +196,7 @@ class FeasibleEdfMachine(RuleBasedStateMachine):
             )
             self.waiting[request.request_id] = request
             decisions = self.tell("submit", request)
-            assert decisions[-1].request == request
+            assert [decision.request for decision in decisions].count(request) == 1
             assert isinstance(decisions[-1], Start | Wait | Reject)
 
     @precondition(lambda self: self.running)
