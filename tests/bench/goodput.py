@@ -54,6 +54,7 @@ def main() -> None:
     parser.add_argument(
         "--backlog", type=int, default=400, help="requests to measure load 1.0 with, well above the slots"
     )
+    parser.add_argument("--rate", type=float, help="requests/s of load 1.0, where an earlier run has measured it")
     parser.add_argument("--seed", type=int, default=1, help="of the trace")
     parser.add_argument("--model", help="folder or hub name (default: the demo model)")
     parser.add_argument("--json", type=Path, help="also write the figures there, as they come")
@@ -76,19 +77,34 @@ class Goodput:
         self.steps: list[worker_pb2.EngineStep] = []
         self.fit: Fit | None = None
         self.rate = self.slower = 0.0
-        self.kv_cache_tokens = self.context_tokens = 0
+        self.kv_cache_tokens, self.context_tokens = BatchCapacity().kv_cache_tokens, sys.maxsize
         self.figures: list[dict[str, Any]] = []
 
     async def run(self) -> None:
         """Measure vLLM alone, then Sluice, then simulate the same."""
+        if self.options.rate:
+            self.set_load(self.options.rate)
+        if not self.options.rate or set(self.arms) & set(ALONE):
+            await self.run_alone()
+        if set(self.arms) & set(POLICIES):
+            await self.run_sluice()
+        if self.steps:
+            self.compare()
+
+    async def run_alone(self) -> None:
+        """Measure vLLM alone, and with it load 1.0 where that is not known."""
         async with in_process_engine(self.engine) as llm:
             cache = llm.vllm_config.cache_config
             self.context_tokens = llm.vllm_config.model_config.max_model_len
             self.kv_cache_tokens = cache.num_gpu_blocks * cache.block_size
             fcfs = VllmAlone(llm, by_priority=False)
-            await self.find_load(fcfs)
+            if not self.options.rate:
+                await self.find_load(fcfs)
             for arm in set(self.arms) & set(ALONE):
                 await self.measure(arm, fcfs if arm == "vllm-fcfs" else VllmAlone(llm, by_priority=True))
+
+    async def run_sluice(self) -> None:
+        """Measure Sluice with each of its policies in front of one worker."""
         with OneWorker(engine="vllm", worker_arguments=self.engine) as sluice:
             watching = asyncio.create_task(watch_steps(f"127.0.0.1:{sluice.worker_ports[0]}", self.steps))
             await self.warm_up(sluice)
@@ -98,8 +114,6 @@ class Goodput:
                     async with Client(sluice.address) as client:
                         await self.measure(arm, ThroughSluice(client))
             watching.cancel()
-        if self.steps:
-            self.compare()
 
     async def find_load(self, server: Server) -> None:
         """Measure load 1.0, after a warm-up: ends per second while requests wait and the batch is full."""
@@ -110,7 +124,11 @@ class Goodput:
         last_start_s = max(each.first_s or 0.0 for each in outcomes)
         ends_s = sorted(each.end_s for each in outcomes if each.end_s <= last_start_s)
         settled = int(SETTLED_SHARE * len(ends_s))
-        self.rate = (len(ends_s) - settled) / (last_start_s - ends_s[settled])
+        self.set_load((len(ends_s) - settled) / (last_start_s - ends_s[settled]))
+
+    def set_load(self, rate: float) -> None:
+        """Take note of load 1.0, and stretch the targets by it."""
+        self.rate = rate
         self.slower = self.options.slower or drain_rate("bursty", 1, self.options.seed) / self.rate
         say(f"load 1.0 is {self.rate:.2f} requests/s; targets are {self.slower:.2f} times those of the mix")
 
