@@ -8,6 +8,7 @@ from typing import Any
 from vllm import AsyncEngineArgs
 from vllm.model_executor.layers.quantization import QUANTIZATION_METHODS
 from vllm.platforms import current_platform
+from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
 from worker.config import WorkerSettings
 from worker.engine import EngineStartError
@@ -46,6 +47,10 @@ def engine_args(settings: WorkerSettings) -> AsyncEngineArgs:
         values[STEP_DETAILS] = True
     if not on_cpu:
         values["gpu_memory_utilization"] = settings.gpu_memory_utilization
+    if on_cpu and settings.tensor_parallel_size == 1:
+        # By itself vLLM computes in a process of its own, which waits for work by yielding without end. Where cores are
+        # few, Linux 6.18 then leaves that core's other processes and its network without time until the work ends.
+        values["distributed_executor_backend"] = UniProcExecutor
     values |= engine_options(settings, _platform())
     try:
         return AsyncEngineArgs(**{**values, **settings.engine_args})

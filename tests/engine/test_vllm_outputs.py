@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 from vllm import SamplingParams
@@ -219,4 +219,8 @@ def test_text_is_the_engines_own(
         stop=stop, include_stop_in_output=included, keep_special_tokens=keep, min_tokens=min_tokens
     )
     token_ids = [*noise, *tokenizer.encode(text, add_special_tokens=False).ids, *tokenizer.encode(".").ids]
+    # The engine says a token that ends within a character with the next one, and so looks for stop strings in the last
+    # of the tokens that shall have none.
+    last = Detokenizer(tokenizer).text_of(token_ids[:min_tokens][-1]) if stop and min_tokens else ""
+    assume("\N{REPLACEMENT CHARACTER}" not in last)
     assert own_text(tokenizer, token_ids, sampling) == engines_own_text(tokenizer, token_ids, sampling)
