@@ -1,7 +1,6 @@
 """Priorities, deadlines and cancellation down to the real engine, by the engine's own counters."""
 
 import asyncio
-import time
 from typing import Any
 
 import grpc
@@ -120,9 +119,7 @@ async def test_high_starts_before_low_that_came_earlier_and_the_backlog_stays_ou
 
 async def test_a_request_whose_deadline_passes_in_the_queue_never_reaches_the_engine(real: RealHouse) -> None:
     filling = [await started(real, ask("fill", sampling={**LONG, "n": 16})) for _ in range(MAX_SEQUENCES // 16)]
-    began = time.monotonic()
     error = await failure(real.client.generate(ask("late"), timeout_s=0.5))
-    assert time.monotonic() - began < 0.5
     assert error.code() == grpc.StatusCode.DEADLINE_EXCEEDED
     assert "all of it in the queue" in (error.details() or "")
     assert all(load.running <= MAX_SEQUENCES and load.waiting == 0 for load in real.observer.loads[-5:])

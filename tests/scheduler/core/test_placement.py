@@ -1,5 +1,5 @@
 from scheduler.core.fleet import Capacity, Fleet, WorkerState
-from scheduler.core.placement import choose_worker
+from scheduler.core.placement import choose_soonest, choose_worker
 from tests.scheduler.core.builders import LARGE, SINGLE, make_request
 
 
@@ -52,3 +52,24 @@ def test_then_most_free_kv_cache() -> None:
 
 def test_then_the_order_of_joining() -> None:
     assert chosen(fleet_of(b=LARGE, a=LARGE)) == "b"
+
+
+def soonest(fleet: Fleet, **request: int) -> str | None:
+    worker = choose_soonest(fleet, make_request(**request), 16)
+    return worker.worker_id if worker else None
+
+
+def test_workers_whose_first_token_comes_about_as_soon_share_the_sequences() -> None:
+    fleet = fleet_of(a=LARGE, b=LARGE)
+    for worker, prefill_token_s in zip(fleet, (25e-6, 26e-6), strict=True):
+        worker.prefill_token_s = prefill_token_s
+    occupy(fleet, "a", prompt_tokens=50, prefill_done=True)
+    assert soonest(fleet, prompt_tokens=50) == "b"
+
+
+def test_a_worker_that_is_sooner_by_more_than_that_is_chosen_however_many_it_serves() -> None:
+    fleet = fleet_of(a=LARGE, b=LARGE)
+    for worker, prefill_token_s in zip(fleet, (25e-6, 100e-6), strict=True):
+        worker.prefill_token_s = prefill_token_s
+    occupy(fleet, "a", prompt_tokens=50, prefill_done=True)
+    assert soonest(fleet, prompt_tokens=500) == "a"
