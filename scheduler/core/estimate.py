@@ -63,7 +63,8 @@ class OutputLength:
         self._of_class.setdefault(request.class_name, _Window()).add(tokens)
         if request.tenant:
             key = request.class_name, request.tenant
-            own = self._of_tenant[key] = self._of_tenant.pop(key, None) or _Window()
+            own = self._of_tenant.pop(key) if key in self._of_tenant else _Window()
+            self._of_tenant[key] = own
             own.add(tokens)
             if len(self._of_tenant) > MOST_OWN_WINDOWS:
                 del self._of_tenant[next(iter(self._of_tenant))]
