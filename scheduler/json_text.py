@@ -17,14 +17,13 @@ def parse_json(text: str) -> Any:
     """
     try:
         value = json.loads(text, parse_constant=_refuse_constant)
+        _check_can_be_written(value)
     except json.JSONDecodeError as error:
         raise JsonTextError(f"must be JSON; {error.msg} at character {error.pos}") from None
     except RecursionError:
         raise JsonTextError("must be JSON; it nests too deeply") from None
     except ValueError:  # an integer of thousands of digits
         raise JsonTextError("must be JSON; a number is too long") from None
-    if "\\u" in text and not _is_unicode(value):
-        raise JsonTextError("must be JSON; it holds half of a surrogate pair")
     return value
 
 
@@ -45,12 +44,20 @@ def _refuse_constant(name: str) -> NoReturn:
     raise JsonTextError(f"must be JSON, which has no {name}")
 
 
-def _is_unicode(value: Any) -> bool:
+def _check_can_be_written(value: Any) -> None:
+    """Whoever reads the value writes it again; that needs more of the stack, and what was read may be no JSON."""
+    written = _write(value)
     try:
-        json.dumps(value, ensure_ascii=False).encode()
+        written.encode()
     except UnicodeEncodeError:
-        return False
-    return True
+        raise JsonTextError("must be JSON; it holds half of a surrogate pair") from None
+
+
+def _write(value: Any) -> str:
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except ValueError:  # 1e999 is read as infinity
+        raise JsonTextError("must be JSON; a number is too large") from None
 
 
 def _kind(value: Any) -> str:

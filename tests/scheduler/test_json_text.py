@@ -1,5 +1,7 @@
 """JSON in a request's fields is JSON, and not what Python makes of it."""
 
+import json
+
 import pytest
 
 from scheduler.json_text import JsonTextError, parse_json, parse_json_object
@@ -16,6 +18,8 @@ from scheduler.json_text import JsonTextError, parse_json, parse_json_object
         ("[-Infinity]", "no -Infinity"),
         ("[" * 100_000, "nests too deeply"),
         ("9" * 5000, "a number is too long"),
+        ('{"a": 1e999}', "a number is too large"),
+        ("[-1e999]", "a number is too large"),
         (r'{"a": ["\ud83d"]}', "half of a surrogate pair"),
         (r'{"\udc00": 1}', "half of a surrogate pair"),
     ],
@@ -24,6 +28,17 @@ def test_what_is_not_json_is_refused_and_not_repeated(text: str, why: str) -> No
     with pytest.raises(JsonTextError, match=why) as caught:
         parse_json(text)
     assert len(str(caught.value)) < 120
+
+
+@pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ('{"a":', "}")])
+def test_json_of_any_depth_is_read_or_refused_and_what_is_read_can_be_written(opening: str, closing: str) -> None:
+    refused = 0
+    for levels in range(800, 1001):
+        try:
+            json.dumps(parse_json(opening * levels + r'"\u00e9"' + closing * levels))
+        except JsonTextError:
+            refused += 1
+    assert 0 < refused < 200
 
 
 def test_json_is_returned_in_its_own_order() -> None:
