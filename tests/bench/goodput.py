@@ -29,6 +29,7 @@ from scheduler.simulation.result import summarise
 from scheduler.simulation.trace import Arrival
 from scheduler.simulation.workload import MAX_OUTPUT_TOKENS, PERIOD_S, PROMISES
 from scheduler.simulation.workloads import open_workload
+from sluice.v1.inference_pb2 import GetModelInfoRequest
 from sluice.worker.v1 import worker_pb2
 from tests.bench.goodput_arms import OneWorker, ThroughSluice, VllmAlone, in_process_engine, watch_steps
 from tests.bench.open_loop import Server, offer
@@ -137,6 +138,7 @@ class Goodput:
         say("warming up the worker")
         await asyncio.to_thread(sluice.under, "fcfs", 1000.0)
         async with Client(sluice.address) as client:
+            self.context_tokens = (await client.stub.GetModelInfo(GetModelInfoRequest())).context_tokens
             await offer(ThroughSluice(client), self.backlog(self.options.backlog), slower=1000)
         self.steps.clear()
 
