@@ -21,6 +21,7 @@ from scheduler.durations import seconds
 from scheduler.errors import InvalidRequest, ModelNotFound
 from scheduler.max_tokens import MaxTokens, MaxTokensPolicy
 from scheduler.model_info import describe
+from scheduler.prefixes import prefix_keys
 from scheduler.prompt import PromptInput
 from scheduler.sampling import check_sampling, check_token_ids, default_sampling, effective_sampling
 from scheduler.served_model import ServedModel
@@ -112,7 +113,7 @@ class Door:
         """
         if message.model not in ("", self._model.name):
             raise ModelNotFound(message.model, self._model.name)
-        submit = await self._in_thread(self._read_request, message)
+        submit, prefixes = await self._in_thread(self._read_request, message)
         prompt_tokens = len(submit.prompt_token_ids)
         self._check_room(message, prompt_tokens)
         entitled, class_reason = self._classes.of(message, tenant, prompt_tokens)
@@ -141,6 +142,7 @@ class Door:
                 sequences=sampling.n,
                 service_class=entitled.name,
                 tenant=tenant,
+                prefixes=prefixes,
                 partial=time_budget_s is not None,
             ),
             submit,
@@ -181,17 +183,21 @@ class Door:
         """Read away from the event loop: checking a schema, rendering and tokenising take up to seconds."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, read, *arguments)
 
-    def _read_request(self, message: inference_pb2.GenerateRequest) -> worker_pb2.Submit:
-        """Check everything that does not need the prompt's length; return a submit with the prompt's token ids."""
+    def _read_request(self, message: inference_pb2.GenerateRequest) -> tuple[worker_pb2.Submit, tuple[bytes, ...]]:
+        """Check everything that does not need the prompt's length; return a submit with the prompt's token ids.
+
+        With it the keys of the prompt's beginnings.
+        """
         found: list[Violation] = []
         check_sampling(message.sampling, self._model.vocabulary_size, found)
         self._classes.check(message, found)
         if message.HasField("time_budget"):
             _check_time_budget(message.time_budget, found)
         submit = worker_pb2.Submit()
-        for piece in pieces(self._read_input(message, found)):
+        token_ids = self._read_input(message, found)
+        for piece in pieces(token_ids):
             submit.prompt_token_ids.extend(piece)
-        return submit
+        return submit, prefix_keys(token_ids)
 
     def _read_input(self, message: InputMessage, found: list[Violation]) -> list[int]:
         kind = message.WhichOneof("input")

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from enum import IntEnum
 
+SHORTEST_PREFIX_TOKENS = 64
+
 
 class Priority(IntEnum):
     """How urgent a request is; lower is more urgent."""
@@ -29,8 +31,7 @@ class Request:
         sequences: How many sequences are generated from the prompt; at least 1.
         service_class: Name of the service class that it belongs to; empty: the lower-case name of its priority.
         tenant: Whom it is served for; empty: nobody in particular.
-        prefix: Opaque key of the prompt's beginning, the same for prompts that begin alike; empty: none.
-        prefix_tokens: Tokens of the prompt that the key stands for.
+        prefixes: Opaque keys of the prompt's first 64, 128, 256, ... tokens, the same for prompts that begin alike.
         partial: Whether the answer so far stands when the deadline comes, so that it need only begin before it.
 
     """
@@ -44,8 +45,7 @@ class Request:
     sequences: int = 1
     service_class: str = ""
     tenant: str = ""
-    prefix: str = ""
-    prefix_tokens: int = 0
+    prefixes: tuple[bytes, ...] = ()
     partial: bool = False
 
     @property

@@ -132,3 +132,17 @@ async def test_requests_spread_over_workers() -> None:
         request = ask("hi", sampling={"max_tokens": 30, "ignore_eos": True})
         await asyncio.gather(*(built.client.generate(request) for _ in range(60)))
         assert all(15 <= len(engine.submitted) <= 25 for engine in built.engines)
+
+
+async def test_a_prompt_goes_to_the_worker_that_has_computed_its_beginning() -> None:
+    async with house(workers=3, worker={"simulated": {"speed": 4.0}}) as built:
+        history = [300 + place % 200 for place in range(3000)]
+        await built.client.generate(ask(token_ids=history, sampling={"max_tokens": 2}))
+        [knowing] = [engine for engine in built.engines if engine.submitted]
+        beside = built.client.stub.Generate(ask("hi", sampling={"max_tokens": 2000, "ignore_eos": True}))
+        while len(knowing.submitted) < 2:  # the other workers are free: without its memory this one came last
+            await beside.read()
+        for turn in range(1, 6):
+            await built.client.generate(ask(token_ids=[*history, *range(300, 300 + turn)], sampling={"max_tokens": 2}))
+        assert len(knowing.submitted) == 7
+        beside.cancel()

@@ -20,8 +20,7 @@ def make_request(
     sequences: int = 1,
     service_class: str = "",
     tenant: str = "",
-    prefix: str = "",
-    prefix_tokens: int = 0,
+    prefixes: tuple[bytes, ...] = (),
 ) -> Request:
     return Request(
         request_id,
@@ -33,6 +32,5 @@ def make_request(
         sequences,
         service_class,
         tenant,
-        prefix,
-        prefix_tokens,
+        prefixes,
     )

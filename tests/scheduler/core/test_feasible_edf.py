@@ -204,11 +204,11 @@ def test_nothing_passes_a_head_that_has_waited_long(scheduler: Scheduler) -> Non
 def test_a_prompt_goes_where_its_beginning_is_known(scheduler: Scheduler) -> None:
     for worker_id in ("v", "w"):
         scheduler.join(worker_id, LARGE, 0.0)
-    first = make_request("a", service_class="slow", prefix="p", prefix_tokens=900, prompt_tokens=1_000)
+    first = make_request("a", service_class="slow", prefixes=(b"64", b"128", b"256", b"512"), prompt_tokens=1_000)
     scheduler.submit(first, 0.0)
     scheduler.first_token("a", 0.1)
     scheduler.submit(make_request("b", service_class="slow", prompt_tokens=300), 0.1)
-    again = make_request("c", service_class="slow", prefix="p", prefix_tokens=900, prompt_tokens=1_000)
+    again = make_request("c", service_class="slow", prefixes=(b"64", b"128", b"256", b"512"), prompt_tokens=1_000)
     assert scheduler.submit(again, 0.1) == [Start(again, "v")]
 
 
