@@ -9,6 +9,7 @@ from scheduler.core.request import Request
 OUTPUT_WINDOW = 400
 COLD_START_TOKENS = 16
 KNOWN_ANSWERS = 20
+MOST_OWN_WINDOWS = 4096
 HIGH_SHARE = 0.85
 DRAIN_MEMORY_S = 20.0
 FORGOTTEN_STARTS = 0.1
@@ -46,19 +47,27 @@ class _Window:
 class OutputLength:
     """Expected tokens of one sequence's output, from the last 400 requests of the same class.
 
-    A tenant with 20 of them in a class has a window of its own there. Before the first of a class it is 16 tokens. A
+    A tenant with 20 of them in a class has a window of its own there, unless 4,096 others have been learnt from since:
+    ever new names cost no memory. Before the first of a class it is 16 tokens. A
     high guess would keep requests from starting, so that nothing is ever learnt; a low one is corrected by the first
     answers. ``max_tokens`` is a bound, never the estimate: it is far above what requests use.
     """
 
     def __init__(self) -> None:
-        self._windows: dict[tuple[str, str], _Window] = {}
+        self._of_class: dict[str, _Window] = {}
+        self._of_tenant: dict[tuple[str, str], _Window] = {}  # by class and tenant, the latest last
 
     def observe(self, request: Request, output_tokens: int) -> None:
         """Learn from a request that ended by itself with ``output_tokens``, all its sequences together."""
         tokens = math.ceil(output_tokens / request.sequences)
-        for tenant in {"", request.tenant}:
-            self._windows.setdefault((request.class_name, tenant), _Window()).add(tokens)
+        self._of_class.setdefault(request.class_name, _Window()).add(tokens)
+        if request.tenant:
+            key = request.class_name, request.tenant
+            own = self._of_tenant.pop(key) if key in self._of_tenant else _Window()
+            self._of_tenant[key] = own
+            own.add(tokens)
+            if len(self._of_tenant) > MOST_OWN_WINDOWS:
+                del self._of_tenant[next(iter(self._of_tenant))]
 
     def expected_tokens(self, request: Request) -> int:
         """Tokens to expect of each of the request's sequences, from 1 to its ``max_tokens``: the mean."""
@@ -67,22 +76,24 @@ class OutputLength:
 
     def high_tokens(self, class_name: str) -> int | None:
         """The length that 85% of a class's answers do not exceed; None while fewer than 20 are known."""
-        window = self._windows.get((class_name, ""))
+        window = self._of_class.get(class_name)
         if not window or len(window.ascending) < KNOWN_ANSWERS:
             return None
         return window.ascending[int(HIGH_SHARE * len(window.ascending))]
 
     def forget_half(self, class_name: str) -> None:
         """Forget the older half of what a class's answers were like."""
-        for (name, _), window in self._windows.items():
+        if class_name in self._of_class:
+            self._of_class[class_name].forget_half()
+        for (name, _), window in self._of_tenant.items():
             if name == class_name:
                 window.forget_half()
 
     def _window(self, request: Request) -> _Window | None:
-        own = self._windows.get((request.class_name, request.tenant)) if request.tenant else None
+        own = self._of_tenant.get((request.class_name, request.tenant))
         if own and len(own.lengths) >= KNOWN_ANSWERS:
             return own
-        return self._windows.get((request.class_name, ""))
+        return self._of_class.get(request.class_name)
 
 
 class DrainRate:

@@ -1,6 +1,13 @@
 import pytest
 
-from scheduler.core.estimate import COLD_START_TOKENS, OUTPUT_WINDOW, DrainRate, OutputLength
+from scheduler.core.estimate import (
+    COLD_START_TOKENS,
+    KNOWN_ANSWERS,
+    MOST_OWN_WINDOWS,
+    OUTPUT_WINDOW,
+    DrainRate,
+    OutputLength,
+)
 from scheduler.core.request import Priority
 from tests.scheduler.core.builders import make_request
 
@@ -41,6 +48,18 @@ def test_answers_beyond_the_window_are_forgotten() -> None:
     for tokens in [90] * OUTPUT_WINDOW + [30] * OUTPUT_WINDOW:
         lengths.observe(make_request(), tokens)
     assert lengths.expected_tokens(make_request()) == 30
+
+
+def test_ever_new_tenants_push_out_the_one_that_has_been_silent_longest() -> None:
+    lengths = OutputLength()
+    for tenant in ["silent"] * KNOWN_ANSWERS + ["talking"] * KNOWN_ANSWERS:
+        lengths.observe(make_request(tenant=tenant), 90)
+    for number in range(MOST_OWN_WINDOWS - 1):
+        lengths.observe(make_request(tenant=f"new {number}"), 10)
+        lengths.observe(make_request(tenant="talking"), 90)
+    lengths.observe(make_request(), 10)
+    assert lengths.expected_tokens(make_request(tenant="talking")) == 90
+    assert lengths.expected_tokens(make_request(tenant="silent")) < 90
 
 
 def test_empty_answers_still_let_one_token_be_expected() -> None:

@@ -1,6 +1,6 @@
 import pytest
 
-from scheduler.core.fading_share import FadingShare
+from scheduler.core.fading_share import MOST_NAMES, FadingShare
 
 HALF_LIFE_S = 20.0
 
@@ -22,3 +22,12 @@ def test_a_long_silence_changes_no_share_and_forgets_who_is_gone() -> None:
     shares.add("b", 1.0, 5_000.0)
     assert (shares.share("a"), shares.share("b")) == (0.0, 1.0)
     assert list(shares) == ["b"]
+
+
+def test_ever_new_names_push_out_each_other_and_not_who_has_much() -> None:
+    shares = FadingShare(HALF_LIFE_S)
+    shares.add("large", 100.0, 0.0)
+    for number in range(3 * MOST_NAMES):
+        shares.add(f"small {number}", 0.01, 0.0)
+    assert len(list(shares)) <= MOST_NAMES
+    assert shares.share("large") > 0.5
