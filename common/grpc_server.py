@@ -15,6 +15,7 @@ from common.settings import ServerSettings
 UNLIMITED: Final = -1
 
 _PENDING_RPCS = 65_536
+_HANDSHAKE_MS = 10_000
 
 CHANNEL_OPTIONS: Final[tuple[tuple[str, int], ...]] = (
     # Longer than any interval that our servers can be told to demand: a client that pings too often is cut off.
@@ -81,6 +82,8 @@ def _server_options(settings: ServerSettings, receive_limit_bytes: int) -> list[
         # Beyond about a thousand RPCs that arrive at once gRPC would cancel the rest by itself.
         ("grpc.server.max_pending_requests", _PENDING_RPCS),
         ("grpc.server.max_pending_requests_hard_limit", 2 * _PENDING_RPCS),
+        # The default lets a connection that says nothing hold a descriptor for two minutes.
+        ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
         ("grpc.keepalive_time_ms", round(settings.keepalive_time_s * 1000)),
         ("grpc.keepalive_timeout_ms", round(settings.keepalive_timeout_s * 1000)),
         ("grpc.keepalive_permit_without_calls", 1),

@@ -15,11 +15,13 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from pydantic import ValidationError
 
+from common import grpc_server
 from common.address import BindError
 from common.grpc_server import CHANNEL_OPTIONS, UNLIMITED, bind, make_server
 from common.settings import ServerSettings
 from sluice.v1 import inference_pb2, inference_pb2_grpc
 from tests.common.serving import COUNT_TOKENS, SERVICE, connected, send, serving
+from tests.fuzz import http2
 
 BUF = Path(sys.executable).with_name("buf")
 
@@ -53,6 +55,18 @@ async def test_two_servers_cannot_share_a_port() -> None:
 async def test_an_address_that_is_not_this_machine_s_is_an_error_that_says_so(address: str, why: str) -> None:
     with pytest.raises(BindError, match=why):
         bind(make_server(ServerSettings()), address)
+
+
+@pytest.mark.parametrize("said", [b"", http2.PREFACE[:7], http2.PREFACE])
+async def test_a_connection_that_never_says_what_it_is_is_closed(said: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grpc_server, "_HANDSHAKE_MS", 300)
+    async with serving() as served:
+        reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+        writer.write(said)
+        async with asyncio.timeout(20):  # gRPC's own default is 120 s
+            while await reader.read(1000):
+                pass
+        writer.close()
 
 
 async def test_a_burst_of_calls_is_served_to_the_last() -> None:
