@@ -57,8 +57,12 @@ class _NamedLogger(structlog.WriteLogger):
 
 
 def _is_about_us(record: logging.LogRecord) -> bool:
-    """Leave out gRPC's tracebacks about messages that could not be sent: they say that a client has just left."""
-    return not record.getMessage().startswith("ExecuteBatchError")
+    """Leave out gRPC's tracebacks about what clients do.
+
+    A message that could not be sent says that the client has just left. Metadata that is no ASCII would be quoted, and
+    may be a token.
+    """
+    return not record.getMessage().startswith(("ExecuteBatchError", "Invalid encoding on"))
 
 
 def _add_name(logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

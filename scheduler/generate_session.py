@@ -14,7 +14,7 @@ from scheduler.durations import seconds
 from scheduler.errors import Draining, InvalidRequest, SluiceError, to_rich_error
 from scheduler.mailbox import Mailbox
 from scheduler.outlet import Outgoing
-from scheduler.tenant import LONGEST_NAME
+from scheduler.tenant import check_name
 from scheduler.violations import must
 from sluice.v1 import inference_pb2
 
@@ -170,8 +170,7 @@ class _SubmitCaller:
         name = self._submit.tenant
         if not name:
             return self._session.tenant()
-        if len(name) > LONGEST_NAME or not (name.isascii() and name.isprintable()):
-            raise InvalidRequest([Violation("tenant", f"must have 1 to {LONGEST_NAME} printable ASCII characters")])
+        check_name("tenant", name)
         return name
 
 

@@ -155,6 +155,9 @@ OF_GRPC = {
     "no message",
     "two messages",
     "no header compression",
+    "a padding beyond the end",
+    "details that are not base64",
+    "an unknown encoding",
 }
 """What breaks the framing itself: gRPC's C core answers it before Sluice sees it, some as INTERNAL, as is specified."""
 
