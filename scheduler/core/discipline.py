@@ -78,6 +78,10 @@ class Discipline:
         """Whether a waiting request is to meet its class's targets."""
         return False
 
+    def open_places(self, places: int, *, promised: bool) -> int:
+        """Of so many places in the queue, how many are open to a request with or without a promise."""
+        return places
+
     def shed(self, now: float) -> list[Reject]:
         """Give up what cannot be kept any more."""
         return []

@@ -15,6 +15,7 @@ from scheduler.core.placement import choose_soonest
 from scheduler.core.promised_queue import PromisedQueue
 from scheduler.core.queue import RELEGATED
 from scheduler.core.request import Request
+from scheduler.core.restraint import Restraint
 from scheduler.core.service_class import SHIPPED_CLASSES, ServiceClass
 from scheduler.core.tenant_demand import TenantDemand
 
@@ -47,7 +48,8 @@ class FeasibleEdfDiscipline(Discipline):
     Every request waits with a promise, unless it is relegated (its class prefers that to a refusal; it starts when
     nothing promised waits) or a probe (its class has been refused so long that nothing more is learnt about it; one at
     a time is kept whatever the plan says). Promises are checked at every arrival, and at least every 50 ms while
-    anything happens: between arrivals load only shrinks, so that a promise that was good rarely goes bad.
+    anything happens: between arrivals load only shrinks, so that a promise that was good rarely goes bad. Where many
+    are broken all the same, the Restraint has newcomers refused that would be next.
     """
 
     waiting: PromisedQueue
@@ -62,6 +64,7 @@ class FeasibleEdfDiscipline(Discipline):
         self._demand = TenantDemand(policy.tenant_weights)
         self._discounts: Mapping[str, float] = {}
         self._floors = Floors(policy.classes.values())
+        self._restraint = Restraint()
         self._due_classes: frozenset[str] = frozenset()
         self._valued_s = 0.0
         self._epoch = 0
@@ -78,7 +81,12 @@ class FeasibleEdfDiscipline(Discipline):
             self.waiting.push(request)
             return self._give_up(request, None, now)
         self._demand.add(request.tenant, self._forecast.cost_s(request), now)
-        self.waiting.promise(self._job(request))
+        job = self._job(request)
+        if not self._dares(job, now):
+            self._restraint.gave_up(self._value(job), now)
+            self.waiting.push(request)
+            return self._give_up(request, job, now)
+        self.waiting.promise(job)
         self._plan_due_s = now
         return None
 
@@ -87,6 +95,8 @@ class FeasibleEdfDiscipline(Discipline):
         if not self._forecast.feasible_when_idle(request, now):
             return self._considered_without_promise(request, None, now)
         supply, backlog, job = self._forecast.supply(), self.waiting.backlog, self._job(request)
+        if not self._dares(job, now):
+            return self._considered_without_promise(request, job, now)
         backlog.add(job)
         shed = backlog.shed(supply, self._worth, epoch=self._epoch, now=now)
         wait_s = backlog.wait_s(supply, job)
@@ -100,6 +110,19 @@ class FeasibleEdfDiscipline(Discipline):
         refused = sum(self._classes[each.request.class_name].on_infeasible == "refuse" for each in shed)
         return Consideration(None, position, 0.0 if placement else wait_s, True, placement, refused)
 
+    def _dares(self, job: Job, now: float) -> bool:
+        """Whether to promise a newcomer what the plan may well allow; the first of a class that is owed, always."""
+        name = job.request.class_name
+        if not len(self.waiting) or (name in self._floors.due and self.waiting.first_of(name) is None):
+            return True
+        return not self._restraint.is_cheap(self._value(job), now) and not self._is_tight(job, now)
+
+    def _is_tight(self, job: Job, now: float) -> bool:
+        margin = self._restraint.margin
+        supply = self._forecast.supply()
+        wait_s = margin * self.waiting.backlog.wait_s(supply, job) if margin > 1 else 0.0
+        return wait_s > 0 and now + wait_s + job.prefill_tokens * supply.own_token_s > job.due_s
+
     def _is_behind_owed(self, job: Job) -> bool:
         """Whether a class that is owed its floor would start something before a job that has not joined."""
         owed = [first for name in self._floors.due if (first := self.waiting.first_of(name))]
@@ -108,6 +131,10 @@ class FeasibleEdfDiscipline(Discipline):
     def is_promised(self, request_id: str) -> bool:
         """See Discipline.is_promised."""
         return self.waiting.job(request_id) is not None
+
+    def open_places(self, places: int, *, promised: bool) -> int:
+        """Those without a promise leave half the queue to those with one, who would else be refused for their sake."""
+        return places if promised else (places + 1) // 2
 
     def shed(self, now: float) -> list[Reject]:
         """Give up those that cannot be in time besides others that are worth more."""
@@ -118,6 +145,10 @@ class FeasibleEdfDiscipline(Discipline):
         self._plan_due_s = now + PLAN_EVERY_S
         self._revalue(now)
         shed = backlog.shed(self._forecast.supply(), self._worth, epoch=self._epoch, now=now)
+        for job in shed:
+            self._restraint.gave_up(self._value(job), now)
+            if job.request.arrival_s < now:
+                self._restraint.broke()
         refusals = (self._break_promise(job, now) for job in shed)
         return [refusal for refusal in refusals if refusal]
 
@@ -138,6 +169,7 @@ class FeasibleEdfDiscipline(Discipline):
         request = placement.request
         self._floors.give(request.class_name, self._forecast.cost_s(request), len(self._books.fleet))
         self._running[request.class_name] += 1
+        self._restraint.started()
 
     def released(self, request: Request, *, started_s: float, now: float) -> None:
         """Learn how long what it held was held."""
@@ -182,8 +214,10 @@ class FeasibleEdfDiscipline(Discipline):
         return request.prompt_tokens + request.sequences * self._books.output_length.expected_tokens(request)
 
     def _worth(self, job: Job) -> Worth:
-        request = job.request
-        return request.class_name in self._due_classes, job.value * self._discounts.get(request.tenant, 1.0)
+        return job.request.class_name in self._due_classes, self._value(job)
+
+    def _value(self, job: Job) -> float:
+        return job.value * self._discounts.get(job.request.tenant, 1.0)
 
     def _revalue(self, now: float) -> None:
         """Renew once a second what changes slowly, so that a plan need not look at every job."""

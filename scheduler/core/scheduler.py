@@ -121,7 +121,7 @@ class Scheduler:
         if refusal := self._refuse_at_the_door(request, now):
             return Outlook(refusal, "", Wait(request, len(self._waiting), None), expected_tokens, None, None)
         refusal, position, wait_s, promised, placement, refused = self._discipline.consider(request, now)
-        if not refusal and not placement and len(self._waiting) - refused >= self._max_queued_requests:
+        if not refusal and not placement and len(self._waiting) - refused >= self._places(promised=promised):
             refusal = self._refuse_overflow(request)
         served = service_time(self._fleet, request, expected_tokens)
         first_token_s = None if wait_s is None or served is None else wait_s + served.prefill_s
@@ -207,10 +207,13 @@ class Scheduler:
         return started
 
     def _keep_waiting(self, request: Request) -> Decision:
-        if len(self._waiting) > self._max_queued_requests:
+        if len(self._waiting) > self._places(promised=self._discipline.is_promised(request.request_id)):
             self._waiting.remove(request.request_id)
             return self._given_up(self._refuse_overflow(request))
         return self.place(request.request_id)
+
+    def _places(self, *, promised: bool) -> int:
+        return self._discipline.open_places(self._max_queued_requests, promised=promised)
 
     def _refuse_at_the_door(self, request: Request, now: float) -> Reject | None:
         if refusal := refuse_arrival(request, self._fleet, now):

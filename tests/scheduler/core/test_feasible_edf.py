@@ -277,3 +277,13 @@ def report_step(scheduler: Scheduler, *, step_s: float, now: float) -> None:
     engine = {"kv_cache_usage": 0.0, "running": 1, "waiting": 0, "preemptions": 0}
     step = {"step_s": step_s, "step_tokens": 1, "step_contexts": 100, "step_sequences": 1}
     scheduler.report("w", **engine, **step, now=now)  # type: ignore[arg-type]
+
+
+def test_those_without_a_promise_leave_half_the_queue_to_those_with_one() -> None:
+    scheduler = Scheduler(POLICY, 8)
+    busy(scheduler, SINGLE)
+    late = [make_request(f"late {n}", service_class="batch", prompt_tokens=90_000) for n in range(8)]
+    refused = [each for request in late for each in scheduler.submit(request, 0.0) if isinstance(each, Reject)]
+    assert {each.reason for each in refused} == {RejectReason.QUEUE_FULL}
+    assert scheduler.waiting == 4
+    assert isinstance(scheduler.submit(make_request("promised", service_class="slow"), 0.0)[-1], Wait)

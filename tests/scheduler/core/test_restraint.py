@@ -1,0 +1,49 @@
+import pytest
+
+from scheduler.core.restraint import HALF_LIFE_S, MOST_MARGIN, Restraint
+
+
+def test_broken_promises_widen_the_margin_up_to_its_bound() -> None:
+    restraint = Restraint()
+    restraint.broke()
+    assert 1.0 < restraint.margin < MOST_MARGIN
+    for _ in range(1_000):
+        restraint.broke()
+    assert restraint.margin == MOST_MARGIN
+
+
+def test_starts_narrow_the_margin_again_unless_somebody_was_refused_since_the_last() -> None:
+    restraint = Restraint()
+    for _ in range(10):
+        restraint.broke()
+    wide = restraint.margin
+    restraint.gave_up(1.0, 0.0)
+    restraint.started()
+    assert restraint.margin == wide
+    for _ in range(1_000):
+        restraint.started()
+    assert restraint.margin == 1.0
+
+
+def test_what_is_worth_less_than_half_of_what_is_given_up_is_cheap_for_a_while() -> None:
+    restraint = Restraint()
+    assert not restraint.is_cheap(0.0, 0.0)
+    for _ in range(100):
+        restraint.gave_up(8.0, 0.0)
+    assert restraint.is_cheap(3.9, 0.0)
+    assert not restraint.is_cheap(4.1, 0.0)
+    assert not restraint.is_cheap(3.9, HALF_LIFE_S)
+
+
+def test_what_is_refused_for_its_price_does_not_lower_the_price() -> None:
+    restraint = Restraint()
+    for _ in range(100):
+        restraint.gave_up(8.0, 0.0)
+    for _ in range(100):
+        restraint.gave_up(1.0, 0.0)
+    assert restraint.is_cheap(3.9, 0.0)
+
+
+@pytest.mark.parametrize("value", [0.0, 1e-12, 1e12])
+def test_no_value_is_cheap_while_nothing_is_given_up(value: float) -> None:
+    assert not Restraint().is_cheap(value, 1e9)
