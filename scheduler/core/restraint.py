@@ -4,7 +4,7 @@ BROKEN_STEP, KEPT_STEP = 0.02, 0.005
 MOST_MARGIN = 2.0
 WEIGHT = 0.1
 HALF_LIFE_S = 5.0
-LEAST_SHARE = 0.5
+LEAST_SHARE = 0.7
 
 
 class Restraint:
@@ -14,7 +14,7 @@ class Restraint:
     the engines can do both break most promises: estimates lag behind, and whoever is worth more comes soon. So every
     promise that is broken widens the margin by 0.02, up to 2, and every start since which nothing has been refused
     narrows it by 0.005: a newcomer must be in time even if it waits so many times as long as estimated. And what is
-    given up sets a price, which halves in 5 s: a newcomer that is worth less than half of it would be the next to go,
+    given up sets a price, which halves in 5 s: a newcomer that is worth less than 0.7 of it would be the next to go,
     and is refused at once instead.
 
     Attributes:
@@ -41,9 +41,12 @@ class Restraint:
     def gave_up(self, value: float, now: float) -> None:
         """A request of this value per engine second was given up or refused for others."""
         self._pressed = True
-        price = self._price_at(now)
-        if value >= LEAST_SHARE * price:  # the others are refused because of the price, and tell nothing of it
-            self._price, self._priced_s = price + WEIGHT * (value - price), now
+        price = self._price_at(now) or value
+        if (
+            value > 0 and value >= LEAST_SHARE * price
+        ):  # the others are refused because of the price, and tell nothing of it
+            # By ratios: values differ a hundredfold, and one dear request must not make all others cheap.
+            self._price, self._priced_s = price * (value / price) ** WEIGHT, now
 
     def is_cheap(self, value: float, now: float) -> bool:
         """Whether a request of this value would be the next to be given up."""

@@ -25,14 +25,14 @@ def test_starts_narrow_the_margin_again_unless_somebody_was_refused_since_the_la
     assert restraint.margin == 1.0
 
 
-def test_what_is_worth_less_than_half_of_what_is_given_up_is_cheap_for_a_while() -> None:
+def test_what_is_worth_much_less_than_what_is_given_up_is_cheap_for_a_while() -> None:
     restraint = Restraint()
     assert not restraint.is_cheap(0.0, 0.0)
     for _ in range(100):
         restraint.gave_up(8.0, 0.0)
-    assert restraint.is_cheap(3.9, 0.0)
-    assert not restraint.is_cheap(4.1, 0.0)
-    assert not restraint.is_cheap(3.9, HALF_LIFE_S)
+    assert restraint.is_cheap(5.5, 0.0)
+    assert not restraint.is_cheap(5.7, 0.0)
+    assert not restraint.is_cheap(5.5, HALF_LIFE_S)
 
 
 def test_what_is_refused_for_its_price_does_not_lower_the_price() -> None:
@@ -41,7 +41,21 @@ def test_what_is_refused_for_its_price_does_not_lower_the_price() -> None:
         restraint.gave_up(8.0, 0.0)
     for _ in range(100):
         restraint.gave_up(1.0, 0.0)
-    assert restraint.is_cheap(3.9, 0.0)
+    assert restraint.is_cheap(5.5, 0.0)
+
+
+def test_one_dear_request_does_not_make_all_others_cheap() -> None:
+    restraint = Restraint()
+    for _ in range(100):
+        restraint.gave_up(8.0, 0.0)
+    restraint.gave_up(200.0, 0.0)
+    assert not restraint.is_cheap(8.0, 0.0)
+
+
+def test_worthless_requests_set_no_price() -> None:
+    restraint = Restraint()
+    restraint.gave_up(0.0, 0.0)
+    assert not restraint.is_cheap(1e-9, 0.0)
 
 
 @pytest.mark.parametrize("value", [0.0, 1e-12, 1e12])
