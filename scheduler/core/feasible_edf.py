@@ -169,7 +169,7 @@ class FeasibleEdfDiscipline(Discipline):
         request = placement.request
         self._floors.give(request.class_name, self._forecast.cost_s(request), len(self._books.fleet))
         self._running[request.class_name] += 1
-        self._restraint.started()
+        self._restraint.started(now)
 
     def released(self, request: Request, *, started_s: float, now: float) -> None:
         """Learn how long what it held was held."""

@@ -1,10 +1,13 @@
 """What broken promises teach: how much room to leave, and what is not worth promising."""
 
+import math
+
 BROKEN_STEP, KEPT_STEP = 0.02, 0.005
 MOST_MARGIN = 2.0
 WEIGHT = 0.1
 HALF_LIFE_S = 5.0
 LEAST_SHARE = 0.7
+CALM_S = 0.05
 
 
 class Restraint:
@@ -12,7 +15,7 @@ class Restraint:
 
     A plan believes its estimates, and gives up what is worth less for what is worth more. Under a load far above what
     the engines can do both break most promises: estimates lag behind, and whoever is worth more comes soon. So every
-    promise that is broken widens the margin by 0.02, up to 2, and every start since which nothing has been refused
+    promise that is broken widens the margin by 0.02, up to 2, and every start while nobody has been refused for 50 ms
     narrows it by 0.005: a newcomer must be in time even if it waits so many times as long as estimated. And what is
     given up sets a price, which halves in 5 s: a newcomer that is worth less than 0.7 of it would be the next to go,
     and is refused at once instead.
@@ -24,7 +27,7 @@ class Restraint:
 
     def __init__(self) -> None:
         self.margin = 1.0
-        self._pressed = False  # whether anything was given up since the last start
+        self._calm_from_s = -math.inf
         self._price = 0.0
         self._priced_s = 0.0
 
@@ -32,15 +35,14 @@ class Restraint:
         """A promise was broken."""
         self.margin = min(MOST_MARGIN, self.margin + BROKEN_STEP)
 
-    def started(self) -> None:
+    def started(self, now: float) -> None:
         """A request has started."""
-        if not self._pressed:
+        if now >= self._calm_from_s:
             self.margin = max(1.0, self.margin - KEPT_STEP)
-        self._pressed = False
 
     def gave_up(self, value: float, now: float) -> None:
         """A request of this value per engine second was given up or refused for others."""
-        self._pressed = True
+        self._calm_from_s = now + CALM_S
         price = self._price_at(now) or value
         if (
             value > 0 and value >= LEAST_SHARE * price

@@ -1,6 +1,6 @@
 import pytest
 
-from scheduler.core.restraint import HALF_LIFE_S, MOST_MARGIN, Restraint
+from scheduler.core.restraint import CALM_S, HALF_LIFE_S, MOST_MARGIN, Restraint
 
 
 def test_broken_promises_widen_the_margin_up_to_its_bound() -> None:
@@ -12,16 +12,16 @@ def test_broken_promises_widen_the_margin_up_to_its_bound() -> None:
     assert restraint.margin == MOST_MARGIN
 
 
-def test_starts_narrow_the_margin_again_unless_somebody_was_refused_since_the_last() -> None:
+def test_starts_narrow_the_margin_again_unless_somebody_has_just_been_refused() -> None:
     restraint = Restraint()
     for _ in range(10):
         restraint.broke()
     wide = restraint.margin
     restraint.gave_up(1.0, 0.0)
-    restraint.started()
+    restraint.started(CALM_S / 2)
     assert restraint.margin == wide
     for _ in range(1_000):
-        restraint.started()
+        restraint.started(CALM_S)
     assert restraint.margin == 1.0
 
 
