@@ -63,12 +63,11 @@ class Held:
         kinds = Counter(type(each) for each in gc.get_objects())
         return cls(len(asyncio.all_tasks()), kinds[Lease], kinds[Relay], len(os.listdir("/proc/self/fd")))
 
-    def is_within(self, other: "Held") -> bool:
-        """Whether there is no more of anything; a session may name the last request until the next one comes."""
+    def is_within(self, other: "Held", workers: int) -> bool:
+        """Whether there is no more of anything; each worker's session names its last request until the next comes."""
         return (
             self.tasks <= other.tasks
-            and self.leases <= other.leases + 1
-            and self.relays <= other.relays + 1
+            and max(self.leases, self.relays) <= workers
             and self.descriptors <= other.descriptors
         )
 
@@ -190,9 +189,10 @@ class MassCancel:
     async def _settled(self, before: Held) -> Held:
         """Return what is held once it is no more than before, or at last."""
         end_s = time.monotonic() + SETTLE_S
-        while not (held := Held.now()).is_within(before) and time.monotonic() < end_s:
+        workers = len(self._house.workers)
+        while not (held := Held.now()).is_within(before, workers) and time.monotonic() < end_s:
             await asyncio.sleep(0.1)
-        if not held.is_within(before):
+        if not held.is_within(before, workers):
             self.outcome.findings.append(f"{held} is left; it was {before}")
         return held
 

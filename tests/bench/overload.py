@@ -135,15 +135,16 @@ class Overload:
             ended_s = time.monotonic()
             cpu_share = (cpu_s(pid) - cpu_before_s) / (ended_s - began_s)
             calm_s = MORE_SHARE * percentile(idle_s, 0.95) + MORE_S
-            recovery_s = await self._recovery(client, calm_s, ended_s)
+            calm_at_s = await self._calm_at_s(client, calm_s)
             endings = await offered
             watching.cancel()
             self._watched.look(pid)
+        last_s = max(each.sent_s for each in endings)
         return {
             **{way: summary([each for each in endings if each.way == way]) for way in WAYS},
             "canary": {"idle_p50_s": percentile(idle_s, 0.5), "idle_p95_s": percentile(idle_s, 0.95), "beside": beside},
-            "worked_off_s": max(each.sent_s + each.total_s for each in endings) - ended_s,
-            "recovery_s": recovery_s,
+            "worked_off_s": max(each.sent_s + each.total_s for each in endings) - last_s,
+            "recovery_s": calm_at_s - last_s,
             "scheduler_cpus": cpu_share,
             "resident_mib": [round(each / 2**20, 1) for each in self._watched.resident],
             "descriptors": self._watched.descriptors,
@@ -178,16 +179,16 @@ class Overload:
             await asyncio.sleep(BESIDE_EVERY_S)
         return {"sent": sent, "answered": len(times), "ttft_p50_s": percentile(times, 0.5)}
 
-    async def _recovery(self, client: Client, calm_s: float, ended_s: float) -> float:
-        """Return how long after the load's end the first of several calm canaries was sent."""
-        calm, first_s = 0, ended_s
-        while calm < CALM_CANARIES and time.monotonic() < ended_s + RECOVERY_MOST_S:
+    async def _calm_at_s(self, client: Client, calm_s: float) -> float:
+        """Return when the first of several calm canaries was sent."""
+        calm, first_s, end_s = 0, math.nan, time.monotonic() + RECOVERY_MOST_S
+        while calm < CALM_CANARIES and time.monotonic() < end_s:
             sent_s = time.monotonic()
             time_s = await self._canary(client)
             calm = calm + 1 if time_s is not None and time_s <= calm_s else 0
             first_s = sent_s if calm == 1 else first_s
             await asyncio.sleep(CANARY_EVERY_S)
-        return first_s - ended_s if calm == CALM_CANARIES else float("nan")
+        return first_s if calm == CALM_CANARIES else math.nan
 
     async def _canaries(self, client: Client, count: int) -> list[float]:
         times = []
@@ -244,7 +245,8 @@ def report(figures: dict[str, Any]) -> None:
             "offered",
             "accepted",
             "promised",
-            "of them good",
+            "whole",
+            "good",
             "refused p50 ms",
             "p99 ms",
             "max ms",

@@ -158,8 +158,9 @@ OF_GRPC = {
     "a padding beyond the end",
     "details that are not base64",
     "an unknown encoding",
+    "a time that is none",
 }
-"""What breaks the framing itself: gRPC's C core answers it before Sluice sees it, some as INTERNAL, as is specified."""
+"""What breaks the framing, or gRPC's own headers: its C core answers before Sluice sees it, some of it as INTERNAL."""
 
 
 def _bomb() -> bytes:

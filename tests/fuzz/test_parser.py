@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -60,8 +61,8 @@ def test_every_hostile_json_is_let_in_valid_or_refused_clean(doorstep: Doorstep,
 
 
 @pytest.mark.skipif(find_spec("atheris") is None, reason="atheris has wheels for Linux on x86-64 alone")
-def test_coverage_guided_fuzzing_finds_nothing() -> None:
-    command = [sys.executable, "-m", "tests.fuzz.parser", "--seconds", str(SECONDS)]
+def test_coverage_guided_fuzzing_finds_nothing(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.fuzz.parser", "--seconds", str(SECONDS), "--corpus", str(tmp_path)]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, errors="replace")
     assert ended.returncode == 0, ended.stderr[-3000:]
     (inputs,) = re.findall(r"number_of_executed_units: *(\d+)", ended.stderr)
