@@ -115,7 +115,8 @@ class FeasibleEdfDiscipline(Discipline):
         name = job.request.class_name
         if not len(self.waiting) or (name in self._floors.due and self.waiting.first_of(name) is None):
             return True
-        return not self._restraint.is_cheap(self._value(job), now) and not self._is_tight(job, now)
+        greedy = self._discounts.get(job.request.tenant, 1.0) < 1
+        return not self._restraint.is_cheap(self._value(job), now, greedy=greedy) and not self._is_tight(job, now)
 
     def _is_tight(self, job: Job, now: float) -> bool:
         margin = self._restraint.margin

@@ -35,6 +35,13 @@ def test_nothing_is_cheap_while_promises_are_kept() -> None:
     assert not restraint.is_cheap(1e-9, 0.0)
 
 
+def test_a_tenant_that_takes_more_than_its_share_meets_the_price_at_any_time() -> None:
+    restraint = Restraint()
+    restraint.gave_up(8.0, 0.0)
+    assert restraint.is_cheap(5.5, 0.0, greedy=True)
+    assert not restraint.is_cheap(5.7, 0.0, greedy=True)
+
+
 def test_what_is_worth_much_less_than_what_is_given_up_is_cheap_for_a_while() -> None:
     restraint = strained()
     assert not restraint.is_cheap(0.0, 0.0)
