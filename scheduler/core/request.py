@@ -32,6 +32,8 @@ class Request:
         prefix: Opaque key of the prompt's beginning, the same for prompts that begin alike; empty: none.
         prefix_tokens: Tokens of the prompt that the key stands for.
         partial: Whether the answer so far stands when the deadline comes, so that it need only begin before it.
+        resumes: Of a request that goes on elsewhere, what it was on arrival; its prompt has grown by its output so far,
+            of all sequences that have not ended, and there are no others.
 
     """
 
@@ -47,6 +49,7 @@ class Request:
     prefix: str = ""
     prefix_tokens: int = 0
     partial: bool = False
+    resumes: "Request | None" = None
 
     @property
     def class_name(self) -> str:
