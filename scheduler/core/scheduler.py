@@ -232,7 +232,7 @@ class Scheduler:
         return started
 
     def _next_start(self, now: float) -> Placement | None:
-        """Who starts next: what had started before, and while some of that could run on a worker that is busy, nobody."""
+        """Who starts next: what had started before, and nobody while some of that waits for a busy worker."""
         for request in self._resuming:
             if placement := self._discipline.place(request):
                 return placement
