@@ -9,9 +9,8 @@ def text_of(submit: worker_pb2.Submit, detokenizer: Detokenizer) -> TextStream:
     """Begin an answer's text, or go on with it where another worker began; up to a stop string where there are any."""
     sampling, resumed_tokens = submit.sampling, submit.resumed_tokens
     prompt_tokens = len(submit.prompt_token_ids) - resumed_tokens
-    stream = detokenizer.stream(
-        submit.prompt_token_ids[max(prompt_tokens - CONTEXT_TOKENS, 0) : prompt_tokens], sampling
-    )
+    ending = submit.prompt_token_ids[max(prompt_tokens - CONTEXT_TOKENS, 0) : prompt_tokens]
+    stream = detokenizer.stream(ending, sampling)
     text = StoppableText(stream, sampling) if sampling.stop else stream
     for token_id in submit.prompt_token_ids[prompt_tokens:]:
         text.add(token_id)
