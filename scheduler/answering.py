@@ -150,7 +150,7 @@ class Answering:
         try:
             async with self._dispatcher.place(admission.request) as lease:
                 receipt.lease = lease
-                with closing(Run(admission, lease, outlet)) as run:
+                with closing(Run(admission, lease, outlet, self._settings.max_failovers)) as run:
                     receipt.progress = run.progress
                     if lease.started_s is not None:
                         run.begin()  # before the first word to the client: the engine need not wait for it

@@ -55,6 +55,9 @@ class SchedulerSettings(Settings):
     policy: PolicyName = Field("feasible-edf", description="Who is served, and in which order.")
     aging_s: float = Field(10.0, gt=0, description="Seconds of waiting worth one step of strict priority.")
     max_queued_requests: int = Field(1024, ge=0, description="Requests that may wait; one more is refused.")
+    max_failovers: int = Field(
+        3, ge=0, description="How often a request goes on with another worker after losing the one that ran it."
+    )
     default_deadline_s: float = Field(
         30.0, gt=0, description="Deadline in seconds of calls that have none, where their class has no other."
     )

@@ -108,6 +108,11 @@ class Dispatcher:
         self._leases[lease.request.request_id] = lease
         self._apply(self.core.submit(lease.request, time.monotonic()))
 
+    def resume(self, lease: "Lease", request: Request) -> None:
+        """Ask the core for another place for a request that had started."""
+        self._leases[request.request_id] = lease
+        self._apply(self.core.resume(request, time.monotonic()))
+
     def first_token(self, request_id: str) -> None:
         """A request's prefill is over."""
         self._apply(self.core.first_token(request_id, time.monotonic()))
@@ -149,8 +154,8 @@ class Lease:
     Attributes:
         wait: Position and estimate at arrival; None when it started at once.
         promised: Whether it was to meet its class's targets when it arrived.
-        started_s: When it was given to a worker; None while it waits.
-        worker_id: That worker; empty while it waits.
+        started_s: When it was first given to a worker; None while it waits.
+        worker_id: The worker that it was given to last; empty before the first.
 
     """
 
@@ -162,6 +167,7 @@ class Lease:
         self.worker_id = ""
         self._dispatcher = dispatcher
         self._loop = asyncio.get_running_loop()
+        self._ending: SluiceError | None = None
         self._session: asyncio.Future[WorkerSession] = self._loop.create_future()
 
     async def __aenter__(self) -> Self:
@@ -190,9 +196,9 @@ class Lease:
         """Act on the core's decision about this request."""
         match decision:
             case Start(worker_id=worker_id, promised=promised):
-                if self.wait is None:
-                    self.promised = promised
-                self.started_s = time.monotonic()
+                if self.started_s is None:
+                    self.promised = promised if self.wait is None else self.promised
+                    self.started_s = time.monotonic()
                 self.worker_id = worker_id
                 self._session.set_result(sessions[worker_id])
             case Wait():
@@ -203,7 +209,7 @@ class Lease:
             case Expire():
                 self._session.set_exception(QueueExpiry())
             case Lose():
-                pass  # its session tells the relay
+                pass  # its session tells the relay, whose request may ask to move
 
     async def updates(self, gap_s: Callable[[], float]) -> AsyncIterator[Wait]:
         """Yield the place in the queue whenever it has changed, until the request starts.
@@ -232,8 +238,23 @@ class Lease:
         """
         return self._session.result()
 
+    async def move(self, rest: Request) -> None:
+        """Ask for a place on another worker for what is left of the request, and wait for it.
+
+        Raises:
+            QueueExpiry: The deadline passed before there was one.
+            Draining: This process is shutting down.
+
+        """
+        if self._ending is not None:
+            raise self._ending
+        self._session = self._loop.create_future()
+        self._dispatcher.resume(self, rest)
+        await self._session
+
     def end(self, error: SluiceError) -> None:
         """End the request with this error, wherever it is."""
+        self._ending = error
         if not self._session.done():
             self._session.set_exception(error)
             self.give_back()

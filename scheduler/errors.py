@@ -16,6 +16,7 @@ from sluice.v1 import inference_pb2
 from sluice.worker.v1 import worker_pb2
 
 RETRY_AT_LEAST_S = 0.1
+LOST_RETRY_S = 1.0
 MOST_VIOLATIONS_IN_MESSAGE = 3
 
 
@@ -147,11 +148,21 @@ class Expired(SluiceError):
 
 
 class WorkerLost(SluiceError):
-    """The worker went away, and the request could not be moved to another; ``why`` says what stood against it."""
+    """The worker went away, or does not take the request; it may go on elsewhere, and the caller never learns of it.
 
-    def __init__(self, worker: str, *, why: str = "", retry_after_s: float = 1.0) -> None:
+    Attributes:
+        refused: Whether the worker is there and has refused the request, so that it never ran.
+
+    """
+
+    def __init__(self, worker: str, *, why: str = "", refused: bool = False) -> None:
         message = f"worker {worker} was lost" + (f": {why}" if why else "")
-        super().__init__(Reason.WORKER_LOST, message, metadata={"worker": worker}, retry_after_s=retry_after_s)
+        super().__init__(Reason.WORKER_LOST, message, metadata={"worker": worker}, retry_after_s=LOST_RETRY_S)
+        self.refused = refused
+
+    def final(self, why: str) -> "WorkerLost":
+        """Return what the caller is told of a request that cannot go on elsewhere; ``why`` says what is against it."""
+        return WorkerLost(self.metadata["worker"], why=why)
 
 
 class EngineFailed(SluiceError):
@@ -197,7 +208,9 @@ def from_failure(failure: worker_pb2.Failure, worker: str) -> SluiceError:
         case worker_pb2.FAILURE_REASON_INVALID:
             return InvalidRequest([Violation(failure.field, failure.message)])
         case worker_pb2.FAILURE_REASON_DRAINING:
-            return WorkerLost(worker, why="it is shutting down")
+            return WorkerLost(worker, why="it is shutting down", refused=True)
+        case worker_pb2.FAILURE_REASON_ENGINE_DEAD:
+            return WorkerLost(worker, why=failure.message)
         case _:
             return EngineFailed(worker, failure.message)
 

@@ -45,13 +45,23 @@ class Receipt:
             usage=self.usage(),
             timings=self.timings(now_s),
             worker=self.worker_id,
+            failovers=self.failovers,
         )
 
     def failure(self, now_s: float) -> inference_pb2.FailureReceipt:
         """Tell what a request that failed had used."""
         return inference_pb2.FailureReceipt(
-            request_id=self.request_id, usage=self.usage(), timings=self.timings(now_s), worker=self.worker_id
+            request_id=self.request_id,
+            usage=self.usage(),
+            timings=self.timings(now_s),
+            worker=self.worker_id,
+            failovers=self.failovers,
         )
+
+    @property
+    def failovers(self) -> int:
+        """How often it moved to another worker."""
+        return self.progress.failovers if self.progress is not None else 0
 
     @property
     def worker_id(self) -> str:
@@ -83,6 +93,7 @@ class Receipt:
             "output_tokens": self.output_tokens,
             "queued_s": round(self.queued_s(now_s), 4),
             "worker": self.worker_id,
+            "failovers": self.failovers,
         }
         if self.time_to_first_token_s is not None:
             facts |= {

@@ -2,11 +2,12 @@
 
 import asyncio
 import time
+from array import array
 from collections.abc import AsyncIterator, Callable, Collection
 from dataclasses import dataclass, field
 from functools import partial
 
-from scheduler.errors import SluiceError, from_failure
+from scheduler.errors import EngineFailed, SluiceError, WorkerLost, from_failure
 from scheduler.outlet import Outlet
 from sluice.v1 import generation_pb2, inference_pb2
 from sluice.worker.v1 import worker_pb2
@@ -16,21 +17,47 @@ MOST_HELD_OUTPUTS = 1024  # of a client that does not read
 
 @dataclass(slots=True)
 class Sequence:
-    """What is known of one sequence: tokens handed to the client, and how it ended."""
+    """What is known of one sequence.
+
+    Attributes:
+        index: Which one.
+        output_tokens: Tokens handed to the client.
+        token_ids: Those that have come from workers; what of them the client does not have yet, it will get.
+        has_ended: Whether its last output has come from a worker.
+        end: How it ended, once the client has all of it.
+
+    """
 
     index: int
     output_tokens: int = 0
+    token_ids: "array[int]" = field(default_factory=lambda: array("I"))
+    has_ended: bool = False
     end: inference_pb2.FinishedSequence | None = None
 
 
 @dataclass(slots=True)
 class Progress:
-    """A request's progress on its worker; times in seconds of time.monotonic, which is the event loop's clock too."""
+    """A request's progress on its workers; times in seconds of time.monotonic, which is the event loop's clock too.
+
+    Attributes:
+        first_token_s: When the first token came.
+        last_token_s: When the last one so far was handed over.
+        cached_prompt_tokens: Prompt tokens that the first worker's prefix cache held.
+        sequences: Its sequences, by index.
+        failovers: How often it moved to another worker.
+
+    """
 
     first_token_s: float | None = None
     last_token_s: float | None = None
     cached_prompt_tokens: int = 0
     sequences: list[Sequence] = field(default_factory=list)
+    failovers: int = 0
+
+    @property
+    def unfinished(self) -> list[Sequence]:
+        """The sequences of which more is to come."""
+        return [sequence for sequence in self.sequences if not sequence.has_ended]
 
     @property
     def output_tokens(self) -> int:
@@ -45,6 +72,7 @@ class Relay:
         progress: How far it has come.
         ended: Whether nothing more can come: finished, failed or expired.
         expired: Whether it ended because the time was up.
+        lost: How its worker was lost, while it is to go on elsewhere or to fail.
 
     """
 
@@ -54,17 +82,18 @@ class Relay:
         self.progress = Progress(sequences=[Sequence(index) for index in range(sequences)])
         self.ended = False
         self.expired = False
+        self.lost: WorkerLost | None = None
+        self._awaits_token = True
         self._outlet = outlet
         self._on_first_token = on_first_token
         self._on_stall = on_stall
         self._pending: list[worker_pb2.Output] = []
-        self._unfinished = sequences
         self._error: SluiceError | None = None
         self._woken = asyncio.Event()
 
     def push(self, output: worker_pb2.Output, worker_id: str) -> None:
         """Take an output from a worker's session; what comes after the end is dropped."""
-        if self.ended:
+        if self.ended or self.lost:
             return
         if output.HasField("failure"):
             self.fail(from_failure(output.failure, worker_id))
@@ -73,14 +102,17 @@ class Relay:
         if finish_reason == generation_pb2.FINISH_REASON_DEADLINE:
             self.expire()
             return
+        if output.index >= len(self.progress.sequences) or self.progress.sequences[output.index].has_ended:
+            self.fail(EngineFailed(worker_id, "it went on with a sequence that is not there or has ended"))
+            return
+        sequence = self.progress.sequences[output.index]
+        sequence.token_ids.extend(output.token_ids)
         self._pending.append(output)
         if finish_reason:
-            self._unfinished -= 1
-            self.ended = self._unfinished == 0
-        if self.progress.first_token_s is None:
-            self.progress.first_token_s = time.monotonic()
-            self.progress.cached_prompt_tokens = output.cached_prompt_tokens
-            self._on_first_token()
+            sequence.has_ended = True
+            self.ended = not self.progress.unfinished
+        if self._awaits_token:
+            self._note_first_token(output)
             self._outlet.offer(self, urgent=True)
         elif self.ended:
             self.wake()
@@ -89,12 +121,28 @@ class Relay:
             if len(self._pending) > MOST_HELD_OUTPUTS and self._outlet.is_stalled():
                 self._on_stall()
 
+    def _note_first_token(self, output: worker_pb2.Output) -> None:
+        self._awaits_token = False
+        if self.progress.first_token_s is None:
+            self.progress.first_token_s = time.monotonic()
+            self.progress.cached_prompt_tokens = output.cached_prompt_tokens
+        self._on_first_token()
+
     def fail(self, error: SluiceError) -> None:
-        """End with an error, after what has arrived."""
-        if not self.ended:
+        """End with an error, after what has arrived; where the worker was lost, only ``responses`` ends."""
+        if self.ended or self.lost:
+            return
+        if isinstance(error, WorkerLost):
+            self.lost = error
+        else:
             self.ended = True
             self._error = error
-            self.wake()
+        self.wake()
+
+    def go_on(self) -> None:
+        """Take outputs of another worker in place of the one that was lost."""
+        self.lost = None
+        self._awaits_token = True
 
     def expire(self) -> None:
         """End because the time is up."""
@@ -111,17 +159,17 @@ class Relay:
         self._woken.set()
 
     async def responses(self) -> AsyncIterator[inference_pb2.GenerateResponse]:
-        """Yield chunks until the request has ended.
+        """Yield chunks until the request has ended or its worker is lost.
 
         Raises:
             SluiceError: The request failed on its worker.
 
         """
-        ended = False
-        while not ended:
+        over = False
+        while not over:
             await self._woken.wait()
             self._woken.clear()
-            ended = self.ended
+            over = self.ended or self.lost is not None
             responses: list[inference_pb2.GenerateResponse] = []
             self.take(partial(_added, responses))
             for response in responses:

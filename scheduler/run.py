@@ -1,35 +1,38 @@
-"""One request on its worker: submitted, relayed, and stopped on every exit that is not its own end."""
+"""One request on its worker, and on the next one where that is lost: submitted, relayed, and stopped on every exit."""
 
 import asyncio
 import time
 from collections.abc import AsyncIterator
 
-from scheduler.dispatcher import Lease
+from scheduler.dispatcher import Lease, QueueExpiry
 from scheduler.durations import duration
-from scheduler.errors import SlowReader
+from scheduler.errors import SlowReader, WorkerLost
 from scheduler.outlet import Outlet
 from scheduler.parsing import Admission
 from scheduler.relay import Progress, Relay
+from scheduler.resumption import rest_of, submits_of, why_final
 from scheduler.worker_session import WorkerSession
 from sluice.v1 import inference_pb2
 
 
 class Run:
-    """Has the worker of a lease run its request; to be closed whatever happens.
+    """Has the worker of a lease run its request, at most ``max_failovers`` others after it; to be closed in any case.
 
     Attributes:
         progress: How far it has come.
 
     """
 
-    def __init__(self, admission: Admission, lease: Lease, outlet: Outlet) -> None:
+    def __init__(self, admission: Admission, lease: Lease, outlet: Outlet, max_failovers: int) -> None:
         self._admission = admission
         self._lease = lease
         self._outlet = outlet
+        self._max_failovers = max_failovers
         self._relay = Relay(
             admission.request.sequences, outlet, on_first_token=lease.first_token, on_stall=self._end_stalled
         )
         self._session: WorkerSession | None = None
+        self._submitted: list[str] = []  # ids that the session knows
         self._deadline: asyncio.TimerHandle | None = None
 
     @property
@@ -49,18 +52,22 @@ class Run:
             QueueExpiry: The deadline passed before the request could start.
 
         """
-        if self._session is not None:
-            return
-        request = self._admission.request
-        self._session = self._lease.session()
-        self._deadline = asyncio.get_running_loop().call_at(request.deadline_s, self._expire)
-        submit = self._admission.submit
-        submit.time_left.CopyFrom(duration(request.deadline_s - time.monotonic()))
-        self._session.submit(submit, self._relay)
+        if self._session is None:
+            self._submit()
 
-    def responses(self) -> AsyncIterator[inference_pb2.GenerateResponse]:
-        """Yield chunks until the request has ended; raises as Relay.responses does."""
-        return self._relay.responses()
+    async def responses(self) -> AsyncIterator[inference_pb2.GenerateResponse]:
+        """Yield chunks until the request has ended, on however many workers.
+
+        Raises:
+            SluiceError: The request failed, or its worker was lost and it cannot go on elsewhere.
+
+        """
+        while True:
+            async for response in self._relay.responses():
+                yield response
+            if self._relay.lost is None or self._relay.ended:
+                return
+            await self._move(self._relay.lost)
 
     def close(self) -> None:
         """Stop the engine where the request has not come to its own end."""
@@ -69,9 +76,53 @@ class Run:
             return
         if self._deadline is not None:
             self._deadline.cancel()
-        self._session.forget(self._admission.request.request_id)
-        if not self._relay.ended:
-            self._session.abort(self._admission.request.request_id)
+        self._leave(self._session)
+
+    async def _move(self, lost: WorkerLost) -> None:
+        """Wait for another worker and go on there.
+
+        Raises:
+            WorkerLost: It cannot go on as it would have, or has moved too often.
+
+        """
+        self._detach()
+        sequences = self.progress.sequences
+        if not lost.refused:
+            if self.progress.failovers >= self._max_failovers:
+                raise lost.final(f"it had moved {self.progress.failovers} times before")
+            if why := why_final(self._admission.submit.sampling, sequences):
+                raise lost.final(why)
+            self.progress.failovers += 1
+        self._relay.go_on()
+        try:
+            await self._lease.move(rest_of(self._admission.request, sequences))
+        except QueueExpiry:
+            self._relay.expire()
+        else:
+            self._submit()
+
+    def _submit(self) -> None:
+        request = self._admission.request
+        self._session = self._lease.session()
+        self._deadline = asyncio.get_running_loop().call_at(request.deadline_s, self._expire)
+        for submit, receiver in submits_of(self._admission.submit, self._relay, self.progress.sequences):
+            submit.time_left.CopyFrom(duration(request.deadline_s - time.monotonic()))
+            self._submitted.append(submit.request_id)
+            self._session.submit(submit, receiver)
+
+    def _detach(self) -> None:
+        """Leave the worker; the core looks after the deadline until there is another one."""
+        assert self._session is not None
+        assert self._deadline is not None
+        self._deadline.cancel()
+        self._leave(self._session)
+
+    def _leave(self, session: WorkerSession) -> None:
+        for request_id in self._submitted:
+            session.forget(request_id)
+            if not self._relay.ended:
+                session.abort(request_id)
+        self._submitted.clear()
 
     def _expire(self) -> None:
         self._stop()
@@ -85,5 +136,6 @@ class Run:
     def _stop(self) -> None:
         """Stop the engine and free the place at once, even while the client's task is held up in a write."""
         assert self._session is not None
-        self._session.abort(self._admission.request.request_id)
+        for request_id in self._submitted:
+            self._session.abort(request_id)
         self._lease.give_back()

@@ -53,12 +53,15 @@ class WorkerSession:
 
         Raises:
             grpc.aio.AioRpcError: The stream broke.
+            ConnectionError: The engine died.
 
         """
         receivers, worker_id = self._receivers, self.hello.worker_id
         while isinstance(response := await self._call.read(), worker_pb2.AttachResponse):
             step = response.step
             for output in step.outputs:
+                if output.failure.reason == worker_pb2.FAILURE_REASON_ENGINE_DEAD:
+                    raise ConnectionError(f"its engine died: {output.failure.message}")
                 receiver = receivers.get(output.request_id)
                 if receiver is not None:
                     receiver.push(output, worker_id)

@@ -12,7 +12,7 @@ from sluice.v1 import generation_pb2
 
 # A character has four bytes at most, so three may be waiting for the rest; tokens that are not shown have none.
 _INCOMPLETE_BYTES = 3
-_CONTEXT_TOKENS = 16
+CONTEXT_TOKENS = 16
 
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
@@ -55,7 +55,7 @@ class Detokenizer:
 
         A character that begins with the prompt's last bytes and is completed belongs to it.
         """
-        ending = list(prompt_token_ids[-_CONTEXT_TOKENS:])
+        ending = list(prompt_token_ids[-CONTEXT_TOKENS:])
         if self._by_bytes:
             return _ByteLevelText(self._shown if sampling.keep_special_tokens else self._spoken, ending)
         return _DecodedText(self._tokenizer, ending, sampling)

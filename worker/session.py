@@ -86,9 +86,8 @@ class Session:
         if request_id in self._owned:
             self._send(failure(request_id, worker_pb2.FAILURE_REASON_INVALID, "the request id is in use"))
             return
-        if submit.sampling.n > MOST_SEQUENCES:
-            message = f"sampling.n must be at most {MOST_SEQUENCES}"
-            self._send(failure(request_id, worker_pb2.FAILURE_REASON_INVALID, message))
+        if why := _why_not(submit):
+            self._send(failure(request_id, worker_pb2.FAILURE_REASON_INVALID, why))
             return
         time_left_s = submit.time_left.seconds + submit.time_left.nanos / 1e9
         timer = self._loop.call_later(time_left_s, self._expire, request_id)
@@ -126,6 +125,17 @@ class Session:
                     request_id=request_id, index=index, finish_reason=generation_pb2.FINISH_REASON_DEADLINE
                 )
             )
+
+
+def _why_not(submit: worker_pb2.Submit) -> str:
+    """Say what no engine is asked to run; empty: nothing is wrong with it."""
+    if submit.sampling.n > MOST_SEQUENCES:
+        return f"sampling.n must be at most {MOST_SEQUENCES}"
+    if not submit.resumed_tokens:
+        return ""
+    if submit.sampling.n > 1 or submit.resumed_tokens >= len(submit.prompt_token_ids):
+        return "resumed_tokens must be below the prompt's length, and sampling.n 1"
+    return ""
 
 
 def failure(request_id: str, reason: worker_pb2.FailureReason.ValueType, message: str) -> worker_pb2.Output:

@@ -219,8 +219,9 @@ class SimulatedEngine:
             return _invalid("prompt_token_ids", f"{prompt_tokens} prompt tokens; 1 to {self._context_tokens - 1} fit")
         if max(request.prompt_token_ids) >= self._vocabulary.size:
             return _invalid("prompt_token_ids", f"token ids must be below {self._vocabulary.size}")
-        if not 1 <= sampling.max_tokens <= room:
-            return _invalid("sampling.max_tokens", f"{sampling.max_tokens} new tokens; the context has room for {room}")
+        new_tokens = sampling.max_tokens - request.resumed_tokens
+        if not 1 <= new_tokens <= room:
+            return _invalid("sampling.max_tokens", f"{new_tokens} new tokens; the context has room for {room}")
         constraint = sampling.structured_output.WhichOneof("constraint")
         if constraint and constraint != "choice":
             return _invalid(
@@ -268,4 +269,4 @@ def _invalid(field: str, message: str) -> worker_pb2.Failure:
 
 
 def _engine_failure(reason: str) -> worker_pb2.Failure:
-    return worker_pb2.Failure(reason=worker_pb2.FAILURE_REASON_ENGINE, message=f"the engine failed: {reason}")
+    return worker_pb2.Failure(reason=worker_pb2.FAILURE_REASON_ENGINE_DEAD, message=f"the engine failed: {reason}")

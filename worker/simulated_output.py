@@ -2,7 +2,7 @@
 
 The next token is a hash of a key and of the whole context. So the same prompt continues in the same way under greedy
 sampling or with the same seed, and an answer that is cut and resumed as prompt plus its own beginning goes on with the
-same words. Its natural length is the exception: it is drawn for each request anew.
+same words and has the same natural length.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from typing import TypeVar
 from sluice.v1 import generation_pb2
 from sluice.worker.v1 import worker_pb2
 from worker.simulated_tokenizer import Vocabulary
-from worker.stop_strings import text_after
+from worker.stop_strings import text_of
 
 STOP = generation_pb2.FINISH_REASON_STOP
 LENGTH = generation_pb2.FINISH_REASON_LENGTH
@@ -70,10 +70,14 @@ class SequenceOutput:
         self.index = index
         self._sampling = sampling = request.sampling
         self._vocabulary = vocabulary
-        self._text = text_after(vocabulary.detokenizer, request.prompt_token_ids, sampling)
-        self._context = _Context(request.prompt_token_ids, _key(request, index, voice))
+        self._text = text_of(request, vocabulary.detokenizer)
+        prompt_tokens = len(request.prompt_token_ids) - request.resumed_tokens
+        self._context = _Context(request.prompt_token_ids[:prompt_tokens], _key(request, index, voice))
+        self._length = max(self._natural_length(voice), sampling.min_tokens)
+        for token_id in request.prompt_token_ids[prompt_tokens:]:
+            self._context.append(token_id)
         self._end_ids = set(sampling.stop_token_ids)
-        self._tokens = 0
+        self._tokens = request.resumed_tokens
         choices = sampling.structured_output.choice.values
         if choices:
             self._end_ids.add(vocabulary.eos_id)
@@ -81,7 +85,7 @@ class SequenceOutput:
         else:
             if not sampling.ignore_eos:
                 self._end_ids.add(vocabulary.eos_id)
-            self._choose = self._free(voice)
+            self._choose = self._free()
 
     def next(self) -> worker_pb2.Output:
         """Generate a token; the output has a finish reason when it was the last."""
@@ -120,17 +124,16 @@ class SequenceOutput:
         while True:
             yield self._vocabulary.eos_id
 
-    def _free(self, voice: Voice) -> Iterator[int]:
+    def _free(self) -> Iterator[int]:
         """Choose tokens for a natural length, then the end token; where that is ruled out, for ever."""
         sampling = self._sampling
         candidates = tuple(sampling.allowed_token_ids) or self._vocabulary.prose_ids
         if sampling.min_tokens and self._end_ids.intersection(candidates):
             endless = [token_id for token_id in candidates if token_id not in self._end_ids]
-            for _ in range(sampling.min_tokens):
+            while self._tokens < sampling.min_tokens:
                 yield self._context.pick(endless or candidates)
-        length = max(self._natural_length(voice), sampling.min_tokens)
         has_end = self._vocabulary.eos_id in self._end_ids and not sampling.allowed_token_ids
-        while not has_end or self._tokens < length:
+        while not has_end or self._tokens < self._length:
             yield self._context.pick(candidates)
         yield self._vocabulary.eos_id
 

@@ -1,17 +1,20 @@
 """Text up to a stop string."""
 
-from collections.abc import Sequence
-
 from sluice.v1 import generation_pb2
-from worker.detokenizer import Detokenizer, TextStream
+from sluice.worker.v1 import worker_pb2
+from worker.detokenizer import CONTEXT_TOKENS, Detokenizer, TextStream
 
 
-def text_after(
-    detokenizer: Detokenizer, prompt_token_ids: Sequence[int], sampling: generation_pb2.SamplingParams
-) -> TextStream:
-    """Begin the text that follows a prompt, up to a stop string where there are any."""
-    stream = detokenizer.stream(prompt_token_ids, sampling)
-    return StoppableText(stream, sampling) if sampling.stop else stream
+def text_of(submit: worker_pb2.Submit, detokenizer: Detokenizer) -> TextStream:
+    """Begin an answer's text, or go on with it where another worker began; up to a stop string where there are any."""
+    sampling, resumed_tokens = submit.sampling, submit.resumed_tokens
+    prompt_tokens = len(submit.prompt_token_ids) - resumed_tokens
+    ending = submit.prompt_token_ids[max(prompt_tokens - CONTEXT_TOKENS, 0) : prompt_tokens]
+    stream = detokenizer.stream(ending, sampling)
+    text = StoppableText(stream, sampling) if sampling.stop else stream
+    for token_id in submit.prompt_token_ids[prompt_tokens:]:
+        text.add(token_id)
+    return text
 
 
 class StoppableText:

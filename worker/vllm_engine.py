@@ -68,7 +68,7 @@ class VllmEngine:
     def submit(self, request: worker_pb2.Submit, emit: Emit) -> None:
         """Begin a request; see Engine.submit. What cannot run fails at once, before this returns."""
         if self._is_dead:
-            emit(_failure(request.request_id, worker_pb2.FAILURE_REASON_ENGINE, DEATH))
+            emit(_failure(request.request_id, worker_pb2.FAILURE_REASON_ENGINE_DEAD, DEATH))
             return
         if request.request_id in self._requests:
             emit(_failure(request.request_id, worker_pb2.FAILURE_REASON_INVALID, "the request id is in use"))
@@ -97,7 +97,7 @@ class VllmEngine:
     def _for_core(self, request: worker_pb2.Submit) -> Iterator[EngineCoreRequest]:
         """Make a request of the engine core for each sequence; each has random numbers of its own."""
         prompt = tokens_input(list(request.prompt_token_ids))
-        params = sampling_params(request.sampling)
+        params = sampling_params(request.sampling, resumed_tokens=request.resumed_tokens)
         whole = self._inputs.process_inputs(request.request_id, prompt, params, self._supported_tasks)
         for index in range(params.n):
             each = copy(whole)

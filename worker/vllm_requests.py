@@ -60,9 +60,9 @@ class VllmRequests:
             self._stop(request.unfinished)
 
     def fail_all(self, reason: str) -> None:
-        """End every request without success."""
+        """End every request without success: the engine is dead."""
         for request in list(self._requests.values()):
-            self._fail(request, reason)
+            self._fail(request, reason, worker_pb2.FAILURE_REASON_ENGINE_DEAD)
 
     def take(self, outputs: Iterable[EngineCoreOutput]) -> int:
         """Pass on all that came of one step; return the tokens of context that its decoding sequences attended to."""
@@ -103,7 +103,12 @@ class VllmRequests:
         if output.finish_reason is None:  # A stop string, of which the engine core knows nothing.
             self._stop([core_id])
 
-    def _fail(self, request: _Request, reason: str) -> None:
+    def _fail(
+        self,
+        request: _Request,
+        why: str,
+        reason: worker_pb2.FailureReason.ValueType = worker_pb2.FAILURE_REASON_ENGINE,
+    ) -> None:
         self.drop(request.request_id)
-        failure = worker_pb2.Failure(reason=worker_pb2.FAILURE_REASON_ENGINE, message=reason)
+        failure = worker_pb2.Failure(reason=reason, message=why)
         request.emit(worker_pb2.Output(request_id=request.request_id, failure=failure))

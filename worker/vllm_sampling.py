@@ -6,8 +6,10 @@ from vllm.sampling_params import StructuredOutputsParams
 from sluice.v1 import generation_pb2
 
 
-def sampling_params(sampling: generation_pb2.SamplingParams) -> SamplingParams:
+def sampling_params(sampling: generation_pb2.SamplingParams, *, resumed_tokens: int = 0) -> SamplingParams:
     """Translate effective sampling values, less those of the text, which vLLM does not make.
+
+    ``resumed_tokens``: output that is there already and part of the prompt for vLLM.
 
     Raises what vLLM's own validation raises.
     """
@@ -20,8 +22,8 @@ def sampling_params(sampling: generation_pb2.SamplingParams) -> SamplingParams:
         repetition_penalty=sampling.repetition_penalty,
         presence_penalty=sampling.presence_penalty,
         frequency_penalty=sampling.frequency_penalty,
-        max_tokens=sampling.max_tokens,
-        min_tokens=sampling.min_tokens,
+        max_tokens=sampling.max_tokens - resumed_tokens,
+        min_tokens=max(sampling.min_tokens - resumed_tokens, 0),
         stop_token_ids=list(sampling.stop_token_ids) or None,
         ignore_eos=sampling.ignore_eos,
         seed=sampling.seed if sampling.HasField("seed") else None,

@@ -6,7 +6,7 @@ from vllm.v1.outputs import LogprobsLists
 from sluice.v1 import generation_pb2
 from sluice.worker.v1 import worker_pb2
 from worker.detokenizer import Detokenizer
-from worker.stop_strings import text_after
+from worker.stop_strings import text_of
 
 FINISH_REASONS = {
     FinishReason.STOP: generation_pb2.FINISH_REASON_STOP,
@@ -38,7 +38,7 @@ class Sequence:
         self._request_id = request.request_id
         self._index = index
         self._detokenizer = detokenizer
-        self._text = text_after(detokenizer, request.prompt_token_ids, request.sampling)
+        self._text = text_of(request, detokenizer)
         self._stop_is_text = request.sampling.include_stop_in_output
         self._top_logprobs = request.sampling.logprobs
         self._start_tokens = len(request.prompt_token_ids)

@@ -90,7 +90,7 @@ class Expire:
 
 @dataclass(frozen=True, slots=True)
 class Lose:
-    """The request was running on a worker that is gone."""
+    """The request was running on a worker that is gone; it may be resumed."""
 
     request: Request
     worker_id: str

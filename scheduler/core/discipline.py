@@ -70,7 +70,7 @@ class Discipline:
     def consider(self, request: Request, now: float) -> Consideration:
         """Tell what ``admit`` and the plan after it would do with a request; nothing changes."""
         position = self.waiting.position_for(request)
-        placement = None if position else self._place(request)
+        placement = None if position else self.place(request)
         wait_s = 0.0 if placement else self._books.drain_rate.wait_s(position)
         return Consideration(None, position, wait_s, False, placement)
 
@@ -89,7 +89,7 @@ class Discipline:
     def next_start(self, now: float) -> Placement | None:
         """Who starts next, and where; None when nobody can."""
         head = self.waiting.head()
-        return self._place(head) if head else None
+        return self.place(head) if head else None
 
     def started(self, placement: Placement, now: float) -> None:
         """A request has started."""
@@ -111,7 +111,8 @@ class Discipline:
         """When time alone next changes something; None when nothing waits."""
         return self.waiting.next_deadline_s()
 
-    def _place(self, request: Request) -> Placement | None:
+    def place(self, request: Request) -> Placement | None:
+        """Where a request could start now, whoever else waits; None: nowhere."""
         expected_tokens = self._books.output_length.expected_tokens(request)
         worker = choose_worker(self._books.fleet, request, expected_tokens)
         return Placement(request, worker, expected_tokens) if worker else None

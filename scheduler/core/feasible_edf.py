@@ -106,7 +106,7 @@ class FeasibleEdfDiscipline(Discipline):
         if job in shed:
             return self._considered_without_promise(request, job, now)
         position = self.waiting.position_at(job.urgent_s) - sum(each < job for each in shed)
-        placement = None if position or self._is_behind_owed(job) else self._place(request)
+        placement = None if position or self._is_behind_owed(job) else self.place(request)
         refused = sum(self._classes[each.request.class_name].on_infeasible == "refuse" for each in shed)
         return Consideration(None, position, 0.0 if placement else wait_s, True, placement, refused)
 
@@ -158,7 +158,7 @@ class FeasibleEdfDiscipline(Discipline):
         head = self.first()
         if head is None or not self._books.fleet.is_open():
             return None
-        return self._place(head) or self._bypass(head, now)
+        return self.place(head) or self._bypass(head, now)
 
     def first(self) -> Request | None:
         """Who is to start next."""
@@ -264,13 +264,14 @@ class FeasibleEdfDiscipline(Discipline):
             return Consideration(self._refuse(request, job), len(self.waiting), drained_s, False, None)
         key = RELEGATED + request.deadline_s if relegated else request.deadline_s
         position = self.waiting.position_at(key)
-        placement = None if position else self._place(request)
+        placement = None if position else self.place(request)
         return Consideration(None, position, 0.0 if placement else drained_s, False, placement)
 
     def _is_starved(self, class_name: str, now: float) -> bool:
         return not self._running[class_name] and now - self._fed_s.get(class_name, now) >= PROBE_AFTER_S
 
-    def _place(self, request: Request) -> Placement | None:
+    def place(self, request: Request) -> Placement | None:
+        """Where a request could start now, whoever else waits; None: nowhere."""
         expected_tokens = self._books.output_length.expected_tokens(request)
         worker = choose_soonest(self._books.fleet, request, expected_tokens)
         return Placement(request, worker, expected_tokens) if worker else None
@@ -283,7 +284,7 @@ class FeasibleEdfDiscipline(Discipline):
             return None
         head_tokens = self._kv_tokens(head)
         for request in islice(self.waiting, BYPASS_AMONG):
-            if self._kv_tokens(request) < head_tokens and (placement := self._place(request)):
+            if self._kv_tokens(request) < head_tokens and (placement := self.place(request)):
                 self._bypasses += 1
                 return placement
         return None

@@ -33,6 +33,8 @@ class Request:
         tenant: Whom it is served for; empty: nobody in particular.
         prefixes: Opaque keys of the prompt's first 64, 128, 256, ... tokens, the same for prompts that begin alike.
         partial: Whether the answer so far stands when the deadline comes, so that it need only begin before it.
+        resumes: Of a request that goes on elsewhere, what it was on arrival; its prompt has grown by its output so far,
+            of all sequences that have not ended, and there are no others.
 
     """
 
@@ -47,6 +49,7 @@ class Request:
     tenant: str = ""
     prefixes: tuple[bytes, ...] = ()
     partial: bool = False
+    resumes: "Request | None" = None
 
     @property
     def class_name(self) -> str:

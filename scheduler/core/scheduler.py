@@ -1,13 +1,15 @@
 """The scheduler: facts go in, decisions come out, and nothing else changes its state."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from scheduler.core.admission import refuse_arrival, refuse_excess, refuse_overflow, refuse_unserved
 from scheduler.core.decisions import Decision, Expire, Lose, Outlook, Reject, Start, Wait
-from scheduler.core.discipline import Books
+from scheduler.core.discipline import Books, Placement
 from scheduler.core.fleet import Capacity, EngineLoad, WorkerState
 from scheduler.core.policy import Policy, discipline_of
+from scheduler.core.queue import WaitingQueue
 from scheduler.core.quota import Quotas
 from scheduler.core.request import Request
 from scheduler.core.service_time import service_time
@@ -30,6 +32,8 @@ class Scheduler:
 
     A request is over, and unknown from then on, by a Reject, an Expire, a Lose, its finish or its withdrawal. Deadlines
     are kept in the queue; a request that runs is stopped by whoever runs it.
+
+    One that is over by a Lose, or that its worker would not take, may be resumed: it then lives on under its id.
     """
 
     def __init__(self, policy: Policy, max_queued_requests: int, quotas: Quotas | None = None) -> None:
@@ -42,6 +46,7 @@ class Scheduler:
         self._discipline = discipline_of(policy, books)
         self._quotas = quotas or Quotas()
         self._waiting = self._discipline.waiting
+        self._resuming = WaitingQueue(lambda request: request.deadline_s)
         self._running: dict[str, _Running] = {}
 
     def join(self, worker_id: str, capacity: Capacity, now: float) -> list[Decision]:
@@ -99,7 +104,7 @@ class Scheduler:
         A request that can start at once does, however full the queue is. ValueError when one of the same id waits or
         runs.
         """
-        if request.request_id in self._waiting or request.request_id in self._running:
+        if any(request.request_id in known for known in (self._waiting, self._resuming, self._running)):
             raise ValueError(f"request {request.request_id} has been submitted already")
         settled = self._settle(now)  # nothing starts yet: what time has freed may be for the newcomer
         if refusal := self._refuse_at_the_door(request, now):
@@ -112,6 +117,20 @@ class Scheduler:
             decisions.append(self._keep_waiting(request))
         return [*settled, *decisions]
 
+    def resume(self, request: Request, now: float) -> list[Decision]:
+        """A request that had started needs another worker; ``request.resumes`` says what it was on arrival.
+
+        It goes before all that has not started, is refused for nobody's sake, and waits until its deadline for a worker
+        that can hold it. ValueError when one of its id waits.
+        """
+        if request.request_id in self._waiting or request.request_id in self._resuming:
+            raise ValueError(f"request {request.request_id} waits already")
+        if refused := self._release(request.request_id, now):
+            self._quotas.leave(refused.request, used_tokens=0)
+        self._quotas.enter(request, self._expected_use(request), now)
+        self._resuming.push(request)
+        return self._replan(now)
+
     def explain(self, request: Request, now: float) -> Outlook:
         """Tell what ``submit`` would answer, and when the request would then have its tokens; nothing changes.
 
@@ -121,6 +140,7 @@ class Scheduler:
         if refusal := self._refuse_at_the_door(request, now):
             return Outlook(refusal, "", Wait(request, len(self._waiting), None), expected_tokens, None, None)
         refusal, position, wait_s, promised, placement, refused = self._discipline.consider(request, now)
+        placement = None if self._is_held_up() else placement
         if not refusal and not placement and len(self._waiting) - refused >= self._places(promised=promised):
             refusal = self._refuse_overflow(request)
         served = service_time(self._fleet, request, expected_tokens)
@@ -141,16 +161,17 @@ class Scheduler:
         return self._replan(now)
 
     def finish(self, request_id: str, output_tokens: int, now: float) -> list[Decision]:
-        """A running request has ended by itself, with ``output_tokens`` in all its sequences together."""
+        """A running request has ended by itself, with ``output_tokens`` in all its sequences and lives together."""
         if running := self._release(request_id, now):
-            self._output_length.observe(running.request, output_tokens)
-            self._quotas.leave(running.request, running.request.prompt_tokens + output_tokens)
-            self._discipline.completed(running.request, now)
+            request = running.request.resumes or running.request
+            self._output_length.observe(request, output_tokens)
+            self._quotas.leave(request, request.prompt_tokens + output_tokens)
+            self._discipline.completed(request, now)
         return self._replan(now)
 
     def withdraw(self, request_id: str, now: float) -> list[Decision]:
         """A request is called off, wherever it is. Its output so far says nothing about others'."""
-        if waiting := self._waiting.remove(request_id):
+        if waiting := self._waiting.remove(request_id) or self._resuming.remove(request_id):
             self._quotas.leave(waiting, used_tokens=0)
         elif running := self._release(request_id, now):
             self._quotas.leave(running.request, used_tokens=None)
@@ -162,7 +183,8 @@ class Scheduler:
 
     def next_expiry(self) -> float | None:
         """When time alone next changes something, on the clock of ``now``; None when nothing waits."""
-        return self._discipline.next_due_s()
+        due_s = self._discipline.next_due_s(), self._resuming.next_deadline_s()
+        return min((each for each in due_s if each is not None), default=None)
 
     def place(self, request_id: str) -> Wait:
         """A waiting request's place in the queue. KeyError when it does not wait."""
@@ -171,12 +193,14 @@ class Scheduler:
 
     @property
     def waiting(self) -> int:
-        """How many requests wait."""
-        return len(self._waiting)
+        """How many requests wait, to start or to go on."""
+        return len(self._waiting) + len(self._resuming)
 
     def waiting_by_class(self) -> Mapping[str, int]:
         """How many requests of each class wait; classes that none has waited of are not named."""
-        return self._waiting.counts()
+        counts = Counter(self._waiting.counts())
+        counts.update(self._resuming.counts())
+        return counts
 
     def workers(self) -> list[WorkerState]:
         """The workers' ledgers, in order of joining; to be read only."""
@@ -187,7 +211,7 @@ class Scheduler:
 
     def _settle(self, now: float) -> list[Decision]:
         """Give up what time has made hopeless."""
-        expired = self._waiting.remove_expired(now)
+        expired = [*self._resuming.remove_expired(now), *self._waiting.remove_expired(now)]
         for request in expired:
             self._quotas.leave(request, used_tokens=0)
         refused = [self._given_up(refusal) for refusal in self._discipline.shed(now)]
@@ -195,16 +219,28 @@ class Scheduler:
 
     def _start_ready(self, now: float) -> list[Start]:
         started = []
-        while placement := self._discipline.next_start(now):
+        while placement := self._next_start(now):
             request, worker, expected_tokens = placement
             promised = self._discipline.is_promised(request.request_id)
-            self._waiting.remove(request.request_id)
+            queue = self._resuming if request.resumes else self._waiting
+            queue.remove(request.request_id)
             worker.reserve(request, expected_tokens)
             self._running[request.request_id] = _Running(request, worker, now)
             self._discipline.started(placement, now)
             started.append(Start(request, worker.worker_id, promised))
         self._drain_rate.observe(len(started), len(self._waiting), now)
         return started
+
+    def _next_start(self, now: float) -> Placement | None:
+        """Who starts next: what had started before, and nobody while some of that waits for a busy worker."""
+        for request in self._resuming:
+            if placement := self._discipline.place(request):
+                return placement
+        return None if self._is_held_up() else self._discipline.next_start(now)
+
+    def _is_held_up(self) -> bool:
+        """Whether what had started before waits for a worker that is there."""
+        return any(map(self._fleet.fits, self._resuming))
 
     def _keep_waiting(self, request: Request) -> Decision:
         if len(self._waiting) > self._places(promised=self._discipline.is_promised(request.request_id)):

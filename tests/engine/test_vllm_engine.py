@@ -65,4 +65,4 @@ async def test_a_killed_engine_fails_every_request_and_then_tells(engine: Collec
     late = engine.submit(PROMPT)
     for answer in (*answers, late):
         assert answer.failure is not None
-        assert answer.failure.reason == worker_pb2.FAILURE_REASON_ENGINE
+        assert answer.failure.reason == worker_pb2.FAILURE_REASON_ENGINE_DEAD

@@ -25,7 +25,7 @@ from sluice.v1 import generation_pb2
 from sluice.worker.v1 import worker_pb2
 from tests.worker.tokenizers_of_each_kind import byte_fallback, byte_level, demo
 from worker.detokenizer import Detokenizer
-from worker.stop_strings import text_after
+from worker.stop_strings import text_of
 from worker.vllm_load import EngineLoad
 from worker.vllm_requests import VllmRequests
 
@@ -191,7 +191,7 @@ def engines_own_text(tokenizer: Any, token_ids: list[int], sampling: generation_
 
 
 def own_text(tokenizer: Any, token_ids: list[int], sampling: generation_pb2.SamplingParams) -> str:
-    stream = text_after(Detokenizer(tokenizer), ids("x"), sampling)
+    stream = text_of(worker_pb2.Submit(prompt_token_ids=ids("x"), sampling=sampling), Detokenizer(tokenizer))
     text = ""
     for token_id in token_ids:
         text += stream.add(token_id)

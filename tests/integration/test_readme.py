@@ -207,3 +207,11 @@ def test_the_metrics_that_it_names_are_those_there_are() -> None:
         for family in registry.collect()
     }
     assert set(re.findall(r"`(sluice_\w+)`", README)) == there
+
+
+def test_every_promise_under_a_fault_names_a_test_that_is_there() -> None:
+    section = README.partition("## When something fails")[2].partition("\n## ")[0]
+    named = re.findall(r"\| `(test_\w+)` \|$", section, re.MULTILINE)
+    sources = "".join(path.read_text() for path in ROOT.glob("tests/**/test_*.py"))
+    assert len(named) == len(re.findall(r"^\| (?!fault|-)", section, re.MULTILINE)) > 0
+    assert [name for name in named if f"def {name}(" not in sources] == []

@@ -3,7 +3,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from scheduler.errors import SlowReader, WorkerLost
+from scheduler.errors import EngineFailed, SlowReader
 from scheduler.mailbox import MESSAGE_BYTES, MOST_WAITING_EVENTS, Mailbox
 from scheduler.outlet import STALL_S, Outgoing, StreamOutlet
 from scheduler.pace import Pace
@@ -72,11 +72,11 @@ async def test_the_last_output_and_an_error_leave_at_once_whatever_the_outlet_sa
     finished.push(token(1), "w")
     finished.push(token(2, last=True), "w")
     failed.push(token(1), "w")
-    failed.fail(WorkerLost("w"))
+    failed.fail(EngineFailed("w", "no memory"))
     assert [list(each.chunk.token_ids) async for each in finished.responses()] == [[1, 2]]
     responses = failed.responses()
     assert (await anext(responses)).chunk.token_ids == [1]
-    with pytest.raises(WorkerLost):
+    with pytest.raises(EngineFailed):
         await anext(responses)
 
 

@@ -87,6 +87,27 @@ class EngineContract:
         for index in range(3):
             assert_text_is_decoded(engine, answer, index)
 
+    @pytest.mark.parametrize(
+        "sampling", [{"ignore_eos": True}, {"repetition_penalty": 1.3, "min_tokens": 20, "logprobs": 2}]
+    )
+    async def test_a_resumed_answer_goes_on_as_it_would_have_without_the_break(
+        self, engine: CollectingEngine, sampling: dict[str, Any]
+    ) -> None:
+        whole = await engine.generate(PROMPT, max_tokens=32, **sampling)
+        token_ids, pieces = whole.token_ids(), [output.text for output in whole.outputs]
+        assert len(pieces) == len(token_ids) > 19
+        for place in (1, len(token_ids) // 2, len(token_ids) - 1):
+            request = worker_pb2.Submit()
+            request.CopyFrom(whole.request)
+            request.request_id += f"-from-{place}"
+            request.prompt_token_ids.extend(token_ids[:place])
+            request.resumed_tokens = place
+            rest = engine.submit_request(request)
+            await engine.until(lambda: rest.is_complete)  # noqa: B023 - waited for in the same turn
+            assert rest.token_ids() == token_ids[place:]
+            assert rest.text() == "".join(pieces[place:])
+            assert rest.last().finish_reason == whole.last().finish_reason
+
     async def test_the_end_token_stops_without_a_word(self, engine: CollectingEngine) -> None:
         answer = await engine.generate(PROMPT, allowed_token_ids=[engine.eos_id])
         assert answer.token_ids() == [engine.eos_id]

@@ -239,10 +239,10 @@ async def test_a_death_fails_every_request_and_then_tells(fresh_engine: Collecti
     fresh_engine.engine.die("the card fell off the bus")
     fresh_engine.engine.die("again")
     assert fresh_engine.deaths == ["the card fell off the bus"]
-    assert all(answer.failure and answer.failure.reason == worker_pb2.FAILURE_REASON_ENGINE for answer in answers)
+    assert all(answer.failure and answer.failure.reason == worker_pb2.FAILURE_REASON_ENGINE_DEAD for answer in answers)
     late = fresh_engine.submit(PROMPT)
     assert late.failure is not None
-    assert late.failure.reason == worker_pb2.FAILURE_REASON_ENGINE
+    assert late.failure.reason == worker_pb2.FAILURE_REASON_ENGINE_DEAD
 
 
 async def test_an_error_inside_the_engine_is_its_death(
@@ -257,7 +257,7 @@ async def test_an_error_inside_the_engine_is_its_death(
     await fresh_engine.until(lambda: bool(fresh_engine.deaths))
     assert fresh_engine.deaths == ["RuntimeError: the ledger is off"]
     assert answer.failure is not None
-    assert answer.failure.reason == worker_pb2.FAILURE_REASON_ENGINE
+    assert answer.failure.reason == worker_pb2.FAILURE_REASON_ENGINE_DEAD
 
 
 async def test_a_closed_engine_is_silent() -> None:

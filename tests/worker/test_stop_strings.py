@@ -1,11 +1,13 @@
 import random
+from collections.abc import Sequence
 
 import pytest
 
 from sluice.v1 import generation_pb2
+from sluice.worker.v1 import worker_pb2
 from worker.detokenizer import TextStream
 from worker.simulated_tokenizer import Vocabulary, load_tokenizer
-from worker.stop_strings import text_after
+from worker.stop_strings import text_of
 
 VOCABULARY = Vocabulary(load_tokenizer(None))
 
@@ -14,8 +16,12 @@ def encode(text: str) -> list[int]:
     return VOCABULARY.tokenizer.encode(text, add_special_tokens=False).ids
 
 
-def stream(**sampling: object) -> TextStream:
-    return text_after(VOCABULARY.detokenizer, [], generation_pb2.SamplingParams(**sampling))  # type: ignore[arg-type]
+def stream(said: Sequence[int] = (), **sampling: object) -> TextStream:
+    """The text of an answer that begins, or that goes on behind tokens that another worker said."""
+    prompt = [*encode("a prompt"), *said]
+    values = generation_pb2.SamplingParams(**sampling)  # type: ignore[arg-type]
+    submit = worker_pb2.Submit(prompt_token_ids=prompt, sampling=values, resumed_tokens=len(said))
+    return text_of(submit, VOCABULARY.detokenizer)
 
 
 def pieces(text: str, **sampling: object) -> tuple[list[str], str | None]:
@@ -90,3 +96,31 @@ def test_whatever_the_tokens_the_text_ends_where_a_stop_string_first_ends(seed: 
         expected = text[: min(ends) - (0 if included else len(stop))]
     assert "".join(out) == expected
     assert bool(stop) == bool(ends)
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        {},
+        {"stop": ["never said"]},
+        {"stop": ["\N{ROCKET}? Nobody"]},
+        {"stop": ["ten miles", "Nobody"], "include_stop_in_output": True},
+        {"stop": ["w", "Who"], "min_tokens": 12},
+    ],
+)
+def test_an_answer_that_goes_on_elsewhere_has_the_text_of_one_that_does_not(sampling: dict[str, object]) -> None:
+    token_ids = encode("Who walked ten m\xfcrbe miles \N{ROCKET}? Nobody, \u65e5\u672c\u8a9e and w.")
+    whole, stop = said_by(stream(**sampling), token_ids)
+    for place in range(len(whole)):
+        rest = said_by(stream(token_ids[:place], **sampling), token_ids[place:])
+        assert rest == (whole[place:], stop)
+
+
+def said_by(text: TextStream, token_ids: Sequence[int]) -> tuple[list[str], str | None]:
+    """Feed tokens until a stop string; return what came out with each, and the stop."""
+    said = []
+    for token_id in token_ids:
+        said.append(text.add(token_id))
+        if text.stop is not None:
+            break
+    return said, text.stop

@@ -1,5 +1,7 @@
 """Requests and capacities for tests, with only what a test is about spelled out."""
 
+from dataclasses import replace
+
 from scheduler.core.fleet import Capacity
 from scheduler.core.request import Priority, Request
 
@@ -33,4 +35,14 @@ def make_request(
         service_class,
         tenant,
         prefixes,
+    )
+
+
+def resumption(request: Request, output_tokens: int) -> Request:
+    """The request as it goes on elsewhere after so many tokens of output of each sequence, at most max_tokens - 1."""
+    return replace(
+        request,
+        prompt_tokens=request.prompt_tokens + request.sequences * output_tokens,
+        max_tokens=request.max_tokens - output_tokens,
+        resumes=request.resumes or request,
     )

@@ -24,6 +24,7 @@ class Reference:
     waiting: list[Request] = field(default_factory=list)
     running: dict[str, Placed] = field(default_factory=dict)
     over: list[str] = field(default_factory=list)
+    resuming: list[Request] = field(default_factory=list)
     queued: set[str] = field(default_factory=set)
     workers: dict[str, Capacity] = field(default_factory=dict)
     outputs: dict[Priority, list[int]] = field(default_factory=lambda: {priority: [] for priority in Priority})
@@ -33,17 +34,27 @@ class Reference:
         self.over.append(request_id)
 
     def known(self) -> list[str]:
-        return [*self.running, *(request.request_id for request in self.waiting)]
+        return [*self.running, *(request.request_id for request in [*self.resuming, *self.waiting])]
 
     def withdraw(self, request_id: str) -> None:
         self.running.pop(request_id, None)
         self.waiting = [request for request in self.waiting if request.request_id != request_id]
+        self.resuming = [request for request in self.resuming if request.request_id != request_id]
         self.end(request_id)
 
     def finish(self, request_id: str, output_tokens: int) -> None:
         request = self.running.pop(request_id).request
+        request = request.resumes or request
         self.outputs[request.priority].append(math.ceil(output_tokens / request.sequences))
         self.end(request_id)
+
+    def resume(self, request: Request) -> None:
+        """A request that its worker has lost, or does not take, lives on."""
+        if request.request_id in self.over:
+            self.over.remove(request.request_id)
+        self.running.pop(request.request_id, None)
+        self.resuming.append(request)
+        self.resuming.sort(key=lambda each: each.deadline_s)
 
     def submit(self, request: Request) -> None:
         self.waiting.append(request)
@@ -66,7 +77,7 @@ class Reference:
                     self._check_reason(request, reason, retry_after_s, now)
                 case Expire(request):
                     assert request.deadline_s <= now
-                    self.waiting.remove(request)
+                    (self.resuming if request.resumes else self.waiting).remove(request)
                     self.end(request.request_id)
                 case Lose(request, worker_id):
                     assert worker_id not in self.workers
@@ -75,7 +86,9 @@ class Reference:
 
     def check(self, ledgers: dict[str, WorkerState], now: float) -> None:
         """After a call: nothing more could be decided, and the ledgers say what has been decided."""
-        assert all(request.deadline_s > now for request in self.waiting), "an expired request still waits"
+        expected = [*self.resuming, *self.waiting]
+        assert all(request.deadline_s > now for request in expected), "an expired request still waits"
+        held_up = any(self._fits_somewhere(request) for request in self.resuming)
         assert all(self._fits_somewhere(request) for request in self.waiting if self.workers), "blocks the queue"
         assert list(ledgers) == list(self.workers)
         assert all(placed.worker_id in self.workers for placed in self.running.values())
@@ -85,14 +98,17 @@ class Reference:
             assert worker.sequences == sum(each.request.sequences for each in placed)
             assert worker.kv_tokens == sum(each.kv_tokens for each in placed)
             assert worker.prefill_tokens == sum(each.prefill_tokens for each in placed)
-            if self.waiting:
-                assert not self._has_credit(self.waiting[0], worker), "the head could start"
+            for request in [*self.resuming, *([] if held_up else self.waiting[:1])]:
+                assert not self._has_credit(request, worker), "the head could start"
 
     def _start(self, request: Request, worker: WorkerState, now: float) -> None:
-        assert request == self.waiting[0], "not the head of the queue"
         assert request.deadline_s > now, "started after its deadline"
         assert self._has_credit(request, worker), "started without credit"
-        self.waiting.pop(0)
+        if request.resumes:
+            self.resuming.remove(request)
+        else:
+            assert not any(map(self._fits_somewhere, self.resuming)), "passed one that had started before"
+            assert request == self.waiting.pop(0), "not the head of the queue"
         kv_tokens = self._kv_tokens(request)
         self.running[request.request_id] = Placed(request, worker.worker_id, kv_tokens, request.prompt_tokens)
 

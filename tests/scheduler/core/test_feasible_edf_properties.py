@@ -14,6 +14,7 @@ from scheduler.core.fleet import Capacity
 from scheduler.core.request import Priority, Request
 from scheduler.core.scheduler import Scheduler
 from scheduler.core.service_class import ServiceClass
+from tests.scheduler.core.builders import resumption
 from tests.scheduler.core.ledgers import check_ledgers
 from tests.scheduler.core.test_backlog import late
 
@@ -56,6 +57,7 @@ class FeasibleEdfMachine(RuleBasedStateMachine):
         self.submitted = 0
         self.waiting: dict[str, Request] = {}
         self.running: dict[str, str] = {}
+        self.resuming: dict[str, Request] = {}
         self.over: list[str] = []
         self.history: list[tuple[Call, list[Decision]]] = []
         for number, capacity in enumerate(capacities):
@@ -100,8 +102,9 @@ class FeasibleEdfMachine(RuleBasedStateMachine):
         request_id = decision.request.request_id
         match decision:
             case Start(request, worker_id):
-                assert self.waiting.pop(request_id) == request
+                assert (self.resuming if request.resumes else self.waiting).pop(request_id) == request
                 assert request.deadline_s > self.now, "started after its deadline"
+                self.nobody_waits_for_what_a_newcomer_got(request)
                 self.nobody_of_its_kind_who_needs_no_more_is_more_urgent(request)
                 self.running[request_id] = worker_id
             case Wait(request, position, estimated_wait_s):
@@ -114,12 +117,17 @@ class FeasibleEdfMachine(RuleBasedStateMachine):
                 assert reason is not RejectReason.INFEASIBLE_NOW or request.service_class != "batch"
                 self.end(request_id)
             case Expire(request):
-                del self.waiting[request_id]
+                del (self.resuming if request.resumes else self.waiting)[request_id]
                 assert request.deadline_s <= self.now
                 self.end(request_id)
             case Lose():
                 del self.running[request_id]
                 self.end(request_id)
+
+    def nobody_waits_for_what_a_newcomer_got(self, request: Request) -> None:
+        workers = self.scheduler.workers()
+        held_up = any(worker.fits(each) for each in self.resuming.values() for worker in workers)
+        assert request.resumes or not held_up, "passed one that had started before"
 
     def nobody_of_its_kind_who_needs_no_more_is_more_urgent(self, request: Request) -> None:
         """Within a class and tenant the order is that of due times; only smaller ones may pass, for a moment.
@@ -164,7 +172,13 @@ class FeasibleEdfMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.scheduler.workers())
     @rule(data=st.data())
     def lose(self, data: st.DataObject) -> None:
-        self.tell("lose", self.some_worker(data))
+        lost = [each.request for each in self.tell("lose", self.some_worker(data)) if isinstance(each, Lose)]
+        for request in lost:
+            if data.draw(st.sampled_from([True, True, False])):
+                self.over.remove(request.request_id)
+                resumed = resumption(request, data.draw(st.integers(0, request.max_tokens - 1)))
+                self.resuming[request.request_id] = resumed
+                self.tell("resume", resumed)
 
     @rule(
         sizes=st.lists(
@@ -212,10 +226,11 @@ class FeasibleEdfMachine(RuleBasedStateMachine):
         self.end(request_id)
         self.tell("finish", request_id, output_tokens)
 
-    @precondition(lambda self: self.running or self.waiting)
+    @precondition(lambda self: self.running or self.waiting or self.resuming)
     @rule(data=st.data())
     def withdraw(self, data: st.DataObject) -> None:
-        request_id = data.draw(st.sampled_from([*self.running, *self.waiting]))
+        request_id = data.draw(st.sampled_from([*self.running, *self.waiting, *self.resuming]))
+        self.resuming.pop(request_id, None)
         self.running.pop(request_id, None)
         self.waiting.pop(request_id, None)
         self.end(request_id)
@@ -257,8 +272,13 @@ class FeasibleEdfMachine(RuleBasedStateMachine):
         assert isinstance(discipline, FeasibleEdfDiscipline)
         assert {request.request_id for request in discipline.waiting} == set(self.waiting)
         assert all(request.deadline_s > self.now for request in self.waiting.values())
+        assert all(request.deadline_s > self.now for request in self.resuming.values())
+        for request in self.resuming.values():
+            expected_tokens = self.scheduler._output_length.expected_tokens(request)
+            assert not any(worker.can_run(request, expected_tokens) for worker in self.scheduler.workers())
         head = discipline.first()
-        if head:
+        held_up = any(worker.fits(each) for each in self.resuming.values() for worker in self.scheduler.workers())
+        if head and not held_up:
             expected_tokens = self.scheduler._output_length.expected_tokens(head)
             assert not any(worker.can_run(head, expected_tokens) for worker in self.scheduler.workers())
 

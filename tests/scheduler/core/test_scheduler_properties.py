@@ -9,11 +9,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from scheduler.core.decisions import Decision
+from scheduler.core.decisions import Decision, Lose
 from scheduler.core.fleet import Capacity
 from scheduler.core.policy import Fcfs, Order, StrictPriority
 from scheduler.core.request import Priority, Request
 from scheduler.core.scheduler import Scheduler
+from tests.scheduler.core.builders import resumption
 from tests.scheduler.core.ledgers import check_ledgers
 from tests.scheduler.core.reference import Reference
 
@@ -110,9 +111,25 @@ class SchedulerMachine(RuleBasedStateMachine):
     def lose(self, data: st.DataObject, successor: Capacity | None) -> None:
         worker_id = data.draw(st.sampled_from(list(self.reference.workers)))
         del self.reference.workers[worker_id]
-        self.tell("lose", worker_id)
+        lost = [each.request for each in self.tell("lose", worker_id) if isinstance(each, Lose)]
+        for request in data.draw(st.permutations(lost)) if lost else []:
+            self.resume(data, request)
         if successor:
             self.join_as(worker_id, successor)
+
+    @precondition(lambda self: self.reference.running)
+    @rule(data=st.data())
+    def a_worker_does_not_take_what_it_is_given(self, data: st.DataObject) -> None:
+        self.resume(data, self.reference.running[self.some_running(data)].request)
+
+    def resume(self, data: st.DataObject, request: Request) -> None:
+        """Let a lost request go on, or stay lost, as one that could not be resumed."""
+        if not data.draw(st.sampled_from([True, True, False])):
+            return
+        resumed = resumption(request, data.draw(st.integers(0, request.max_tokens - 1)))
+        self.reference.resume(resumed)
+        self.tell("resume", resumed)
+        self.the_scheduler_agrees_with_the_model()
 
     @rule(shapes=st.lists(SHAPES, min_size=1, max_size=8))
     def submit_some(self, shapes: list[Shape]) -> None:
@@ -176,11 +193,14 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     @invariant()
     def the_queue_is_reported_as_it_is(self) -> None:
-        waiting = self.reference.waiting
+        waiting, resuming = self.reference.waiting, self.reference.resuming
         assert [self.scheduler.place(request.request_id).position for request in waiting] == list(range(len(waiting)))
-        assert self.scheduler.next_expiry() == min((request.deadline_s for request in waiting), default=None)
-        assert self.scheduler.waiting == len(waiting)
-        assert Counter(self.scheduler.waiting_by_class()) == Counter(request.class_name for request in waiting)
+        assert self.scheduler.next_expiry() == min(
+            (request.deadline_s for request in [*waiting, *resuming]), default=None
+        )
+        assert self.scheduler.waiting == len(waiting) + len(resuming)
+        by_class = Counter(request.class_name for request in [*waiting, *resuming])
+        assert Counter(self.scheduler.waiting_by_class()) == by_class
 
     def teardown(self) -> None:
         if hasattr(self, "scheduler"):

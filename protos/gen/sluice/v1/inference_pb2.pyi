@@ -633,7 +633,7 @@ class Finished(_message.Message):
     WORKER_FIELD_NUMBER: _builtins.int
     FAILOVERS_FIELD_NUMBER: _builtins.int
     worker: _builtins.str
-    """The worker that served it. Empty when none was reached."""
+    """The worker that served it, to its end. Empty when none was reached."""
     failovers: _builtins.int
     """How often it moved to another worker."""
     @_builtins.property
@@ -881,10 +881,13 @@ class FailureReceipt(_message.Message):
     USAGE_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
     WORKER_FIELD_NUMBER: _builtins.int
+    FAILOVERS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """The request's id."""
     worker: _builtins.str
-    """The worker that it ran on. Empty when none was reached."""
+    """The worker that it ran on last. Empty when none was reached."""
+    failovers: _builtins.int
+    """How often it moved to another worker."""
     @_builtins.property
     def usage(self) -> Global___Usage:
         """Tokens used."""
@@ -900,10 +903,11 @@ class FailureReceipt(_message.Message):
         usage: Global___Usage | None = ...,
         timings: Global___Timings | None = ...,
         worker: _builtins.str = ...,
+        failovers: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["timings", b"timings", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "timings", b"timings", "usage", b"usage", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failovers", b"failovers", "request_id", b"request_id", "timings", b"timings", "usage", b"usage", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

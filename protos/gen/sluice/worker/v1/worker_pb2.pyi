@@ -32,9 +32,11 @@ class _FailureReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Failure
     FAILURE_REASON_INVALID: _FailureReason.ValueType  # 1
     """The engine refuses the input; asking again does not help."""
     FAILURE_REASON_ENGINE: _FailureReason.ValueType  # 2
-    """The engine failed."""
+    """The engine failed this request and serves the others."""
     FAILURE_REASON_DRAINING: _FailureReason.ValueType  # 3
     """The worker is shutting down."""
+    FAILURE_REASON_ENGINE_DEAD: _FailureReason.ValueType  # 4
+    """The engine died, and the worker with it."""
 
 class FailureReason(_FailureReason, metaclass=_FailureReasonEnumTypeWrapper):
     """Why a worker could not carry out a request."""
@@ -44,9 +46,11 @@ FAILURE_REASON_UNSPECIFIED: FailureReason.ValueType  # 0
 FAILURE_REASON_INVALID: FailureReason.ValueType  # 1
 """The engine refuses the input; asking again does not help."""
 FAILURE_REASON_ENGINE: FailureReason.ValueType  # 2
-"""The engine failed."""
+"""The engine failed this request and serves the others."""
 FAILURE_REASON_DRAINING: FailureReason.ValueType  # 3
 """The worker is shutting down."""
+FAILURE_REASON_ENGINE_DEAD: FailureReason.ValueType  # 4
+"""The engine died, and the worker with it."""
 Global___FailureReason: _TypeAlias = FailureReason  # noqa: Y015
 
 @_typing.final
@@ -59,15 +63,21 @@ class Submit(_message.Message):
     PROMPT_TOKEN_IDS_FIELD_NUMBER: _builtins.int
     SAMPLING_FIELD_NUMBER: _builtins.int
     TIME_LEFT_FIELD_NUMBER: _builtins.int
+    RESUMED_TOKENS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Unique among the scheduler's requests."""
+    resumed_tokens: _builtins.int
+    """So many of the last prompt_token_ids are the answer's beginning, which another worker made: they count towards
+    max_tokens and min_tokens, their text has been sent, and the text goes on behind it. Below max_tokens; only with
+    n of 1.
+    """
     @_builtins.property
     def prompt_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """The prompt. At least one id."""
+        """The prompt. At least one id that is no output."""
 
     @_builtins.property
     def sampling(self) -> _generation_pb2.SamplingParams:
-        """The effective sampling values. max_tokens is always set."""
+        """The effective sampling values of the whole answer. max_tokens is always set."""
 
     @_builtins.property
     def time_left(self) -> _duration_pb2.Duration:
@@ -80,10 +90,11 @@ class Submit(_message.Message):
         prompt_token_ids: _abc.Iterable[_builtins.int] | None = ...,
         sampling: _generation_pb2.SamplingParams | None = ...,
         time_left: _duration_pb2.Duration | None = ...,
+        resumed_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling", "time_left", b"time_left"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["prompt_token_ids", b"prompt_token_ids", "request_id", b"request_id", "sampling", b"sampling", "time_left", b"time_left"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["prompt_token_ids", b"prompt_token_ids", "request_id", b"request_id", "resumed_tokens", b"resumed_tokens", "sampling", b"sampling", "time_left", b"time_left"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
