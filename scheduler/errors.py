@@ -22,6 +22,8 @@ MOST_VIOLATIONS_IN_MESSAGE = 3
 class Reason(StrEnum):
     """The outcome's name: ErrorInfo.reason, and a label of the metrics."""
 
+    UNAUTHENTICATED = "UNAUTHENTICATED"
+    PERMISSION_DENIED = "PERMISSION_DENIED"
     INVALID_REQUEST = "INVALID_REQUEST"
     MODEL_NOT_FOUND = "MODEL_NOT_FOUND"
     QUEUE_FULL = "QUEUE_FULL"
@@ -40,6 +42,8 @@ class Reason(StrEnum):
 
 
 STATUS = {
+    Reason.UNAUTHENTICATED: grpc.StatusCode.UNAUTHENTICATED,
+    Reason.PERMISSION_DENIED: grpc.StatusCode.PERMISSION_DENIED,
     Reason.INVALID_REQUEST: grpc.StatusCode.INVALID_ARGUMENT,
     Reason.MODEL_NOT_FOUND: grpc.StatusCode.NOT_FOUND,
     Reason.QUEUE_FULL: grpc.StatusCode.RESOURCE_EXHAUSTED,
@@ -100,6 +104,21 @@ class SluiceError(Exception):
         self.violations = tuple(violations)
         self.quota: error_details_pb2.QuotaFailure.Violation | None = None
         self.receipt = receipt
+
+
+class Unauthenticated(SluiceError):
+    """The call does not say who makes it, or what it shows for it is not known here; ``needed`` is what would do."""
+
+    def __init__(self, needed: str) -> None:
+        super().__init__(Reason.UNAUTHENTICATED, f"this call needs {needed}")
+
+
+class PermissionDenied(SluiceError):
+    """The caller may not do this: it lacks a right, or a field of its request asks for what is not its own."""
+
+    def __init__(self, message: str, *, field: str = "") -> None:
+        metadata = {"field": field} if field else {}
+        super().__init__(Reason.PERMISSION_DENIED, f"{field}: {message}" if field else message, metadata=metadata)
 
 
 class InvalidRequest(SluiceError):
