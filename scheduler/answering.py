@@ -14,6 +14,7 @@ from scheduler.core.decisions import RejectReason
 from scheduler.dispatcher import Dispatcher, QueueExpiry
 from scheduler.errors import Draining, Expired, Rejected, SluiceError
 from scheduler.explanation import explain
+from scheduler.held_bytes import HeldBytes, Hold
 from scheduler.metrics import SchedulerMetrics
 from scheduler.outlet import Outlet
 from scheduler.pace import Pace
@@ -56,6 +57,7 @@ class Answering:
         self._metrics = metrics
         self._door: Door | None = None
         self._draining = False
+        self._held = HeldBytes(settings.max_queued_bytes)
         self.pace = Pace()
         self.max_request_bytes = settings.server.max_message_bytes
         self.live_requests = 0
@@ -106,9 +108,10 @@ class Answering:
         outcome = "cancelled"
         self.live_requests += 1
         try:
-            async with aclosing(self._answer(message, origin, outlet, receipt)) as responses:
-                async for response in responses:
-                    yield response
+            with self._held.hold(message.ByteSize()) as hold:
+                async with aclosing(self._answer(message, origin, outlet, receipt, hold)) as responses:
+                    async for response in responses:
+                        yield response
             outcome = "ok"
         except SluiceError as error:
             outcome = error.reason.lower()
@@ -144,7 +147,7 @@ class Answering:
         )
 
     async def _answer(
-        self, message: inference_pb2.GenerateRequest, origin: Origin, outlet: Outlet, receipt: Receipt
+        self, message: inference_pb2.GenerateRequest, origin: Origin, outlet: Outlet, receipt: Receipt, hold: Hold
     ) -> AsyncGenerator[inference_pb2.GenerateResponse, None]:
         admission = await self._admit(message, origin, receipt.request_id, receipt.arrival_s)
         receipt.admission = admission
@@ -159,6 +162,7 @@ class Answering:
                     async for update in lease.updates(self.pace.update_gap_s):
                         yield inference_pb2.GenerateResponse(queue_update=receipt.queue_update(update))
                     run.begin()
+                    hold.release()
                     self.pace.requests += 1
                     try:
                         async for response in run.responses():

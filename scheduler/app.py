@@ -18,6 +18,7 @@ from scheduler.core.quota import Quotas
 from scheduler.core.scheduler import Scheduler
 from scheduler.dispatcher import Dispatcher
 from scheduler.metrics import SchedulerMetrics
+from scheduler.open_sessions import OpenSessions
 from scheduler.service_classes import ServiceClasses
 from scheduler.servicer import InferenceServicer
 from scheduler.worker_dialer import WorkerDialer
@@ -47,7 +48,8 @@ class SchedulerApp:
         self.dispatcher = Dispatcher(core)
         self._metrics = SchedulerMetrics(core)
         self._answering = Answering(settings, self.dispatcher, self._metrics)
-        self._servicer = InferenceServicer(self._answering, self.dispatcher)
+        self._sessions = OpenSessions(settings, self._answering)
+        self._servicer = InferenceServicer(self._answering, self._sessions, self.dispatcher)
         self._dialer = WorkerDialer(settings.worker_tls.client(), settings.worker_token_file)
         self._pool = WorkerPool(settings.worker, self._dialer, self.dispatcher, on_change=self._on_workers)
         self.is_draining = False
@@ -76,7 +78,7 @@ class SchedulerApp:
         self.is_draining = True
         self._health.shut_down()
         self._answering.drain()
-        self._servicer.drain()
+        self._sessions.drain()
         await self._server.stop(grace=0)
         self._workers.cancel()
         await asyncio.wait({self._workers})
@@ -88,7 +90,7 @@ class SchedulerApp:
         self.is_draining = True
         self._health.shut_down()
         self._answering.drain()
-        self._servicer.drain()
+        self._sessions.drain()
         log.info("scheduler drains", live=self._answering.live_requests)
         try:
             async with asyncio.timeout(self._settings.drain_s):

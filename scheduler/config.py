@@ -62,6 +62,12 @@ class SchedulerSettings(Settings):
     policy: PolicyName = Field("feasible-edf", description="Who is served, and in which order.")
     aging_s: float = Field(10.0, gt=0, description="Seconds of waiting worth one step of strict priority.")
     max_queued_requests: int = Field(1024, ge=0, description="Requests that may wait; one more is refused.")
+    max_queued_bytes: int = Field(
+        256 << 20, ge=0, description="Bytes of requests that do not run yet; what exceeds them is refused."
+    )
+    max_prompt_tokens: int | None = Field(
+        None, ge=1, description="Longest prompt in tokens; none: what the model's context holds."
+    )
     default_deadline_s: float = Field(
         30.0, gt=0, description="Deadline in seconds of calls that have none, where their class has no other."
     )
@@ -78,7 +84,7 @@ class SchedulerSettings(Settings):
         {}, description="More service classes by name, each with a priority and the settings that high has."
     )
     tenants: dict[TenantName, TenantSettings] = Field(
-        {}, description="Tenants by name: weight, service_class, tokens_per_minute, max_requests."
+        {}, description="Tenants by name: weight, service_class, tokens_per_minute, max_requests, max_sessions."
     )
     other_tenants: QuotaSettings = QuotaSettings()
     callers: dict[CallerName, CallerSettings] = Field(
@@ -99,6 +105,10 @@ class SchedulerSettings(Settings):
     def service_classes(self) -> dict[str, ServiceClassSettings]:
         """All classes by name: high, normal and low first."""
         return {"high": self.high, "normal": self.normal, "low": self.low, **self.classes}
+
+    def quota_of(self, tenant: str) -> QuotaSettings:
+        """What a tenant may use."""
+        return self.tenants.get(tenant, self.other_tenants)
 
     @model_validator(mode="after")
     def _check_names(self) -> Self:

@@ -11,6 +11,7 @@ from google.rpc import error_details_pb2
 
 from common.rich_status import RichError, Violation, error_info, invalid_request
 from scheduler.core.decisions import Reject, RejectReason
+from scheduler.core.quota import Excess
 from scheduler.violations import short
 from sluice.v1 import inference_pb2
 from sluice.worker.v1 import worker_pb2
@@ -202,10 +203,16 @@ def from_refusal(refusal: Reject, *, queued: int, workers: int) -> Rejected:
         facts["estimated_first_token_s" if idle else "estimated_wait_s"] = round(refusal.estimate_s, 3)
     if refusal.excess is None:
         return Rejected(refusal.reason, refusal.retry_after_s, facts=facts)
-    tenant, excess = short(refusal.request.tenant) or "(none)", refusal.excess
-    error = Rejected(refusal.reason, refusal.retry_after_s, facts={"tenant": tenant, excess.kind: excess.limit})
+    return from_excess(refusal.excess, refusal.request.tenant)
+
+
+def from_excess(excess: Excess, tenant: str) -> Rejected:
+    """Return the exception for a quota that is used up."""
+    name = short(tenant) or "(none)"
+    facts = {"tenant": name, excess.kind: excess.limit}
+    error = Rejected(RejectReason.OVER_QUOTA, excess.retry_after_s, facts=facts)
     error.quota = error_details_pb2.QuotaFailure.Violation(
-        subject=f"tenant:{tenant}", description=f"{excess.kind}: at most {excess.limit}"
+        subject=f"tenant:{name}", description=f"{excess.kind}: at most {excess.limit}"
     )
     return error
 

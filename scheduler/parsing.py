@@ -218,9 +218,11 @@ class Door:
         return token_ids
 
     def _check_room(self, message: inference_pb2.GenerateRequest, prompt_tokens: int) -> None:
-        longest = self._model.context_tokens - 1
+        longest, why = self._model.context_tokens - 1, "one less than the model's context"
+        if (limit := self._settings.max_prompt_tokens) is not None and limit < longest:
+            longest, why = limit, "the deployment's max_prompt_tokens"
         if prompt_tokens > longest:
-            bound = f"have at most {longest} tokens, one less than the model's context"
+            bound = f"have at most {longest} tokens, {why}"
             raise InvalidRequest([must(str(message.WhichOneof("input")), bound, prompt_tokens)])
 
     def _max_tokens(self, sampling: SamplingParams, entitled: Entitlement, prompt_tokens: int) -> MaxTokens:

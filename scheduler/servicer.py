@@ -1,16 +1,16 @@
 """The public gRPC face: each request's own task owns it from the first byte to the last."""
 
-from collections.abc import AsyncIterator, Iterator
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import aclosing
 from importlib.metadata import version
 from typing import Any
 
 from common.rich_status import abort
-from scheduler import generate_session
-from scheduler.answering import Answering, Origin
+from scheduler.answering import Answering
 from scheduler.caller import Caller, caller_of
 from scheduler.dispatcher import Dispatcher
 from scheduler.errors import SluiceError, to_rich_error
+from scheduler.open_sessions import OpenSessions
 from scheduler.outlet import StreamOutlet
 from sluice.v1 import inference_pb2, inference_pb2_grpc
 
@@ -34,15 +34,10 @@ class RpcOrigin:
 class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
     """Serves sluice.v1.InferenceService."""
 
-    def __init__(self, answering: Answering, dispatcher: Dispatcher) -> None:
+    def __init__(self, answering: Answering, sessions: OpenSessions, dispatcher: Dispatcher) -> None:
         self._answering = answering
+        self._sessions = sessions
         self._dispatcher = dispatcher
-        self._sessions: set[generate_session.GenerateSession] = set()
-
-    def drain(self) -> None:
-        """End sessions once their requests have ended."""
-        for session in self._sessions:
-            session.drain()
 
     async def Generate(  # noqa: N802
         self, request: inference_pb2.GenerateRequest, context: Any
@@ -63,7 +58,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
     ) -> AsyncIterator[inference_pb2.GenerateSessionResponse]:
         """Run many requests of one caller; see the proto."""
         try:
-            with self._session(RpcOrigin(context)) as session:
+            with self._sessions.open(RpcOrigin(context)) as session:
                 async for response in session.responses(request_iterator):
                     yield response
         except SluiceError as error:
@@ -103,13 +98,3 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         info.workers = self._dispatcher.workers
         info.version = version("sluice")
         return info
-
-    @contextmanager
-    def _session(self, origin: Origin) -> Iterator[generate_session.GenerateSession]:
-        session = generate_session.GenerateSession(self._answering, origin)
-        self._sessions.add(session)
-        try:
-            yield session
-        finally:
-            self._sessions.remove(session)
-            session.close()
