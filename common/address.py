@@ -42,6 +42,20 @@ def is_loopback(address: str) -> bool:
         return host == "localhost"
 
 
+def check_exposure(address: str, *, encrypted: bool, insecure_listen: bool) -> None:
+    """Refuse to serve other machines in the clear, unless that was asked for.
+
+    Raises:
+        ValueError: The address is not loopback, and there is neither TLS nor the setting that says so.
+
+    """
+    if not (encrypted or insecure_listen or is_loopback(address)):
+        raise ValueError(
+            f"listen: other machines can connect to {address}, and all that is said there can be read on the way: "
+            "set tls.certificate and tls.key, or say --insecure-listen"
+        )
+
+
 def why_unbindable(address: str) -> str:
     """Find out, by trying, why an address that was refused cannot be listened on."""
     try:

@@ -17,10 +17,11 @@ import grpc
 from google.protobuf import json_format
 from google.protobuf.message import Message
 
-from common import explain
-from common.client import Client
+from common import explain, token
+from common.connection import client_of
 from common.launch import add_up_arguments, up
 from common.request_arguments import add_request_arguments, read_request, why_it_failed
+from common.tls import CredentialsError
 
 COMMANDS: Final = "sluice.commands"
 INTERRUPTED, OUTPUT_CLOSED = 130, 141  # 128 and the signal, as shells count
@@ -35,6 +36,8 @@ def main() -> None:
     run: Run = options.run
     try:
         sys.exit(run(options))
+    except CredentialsError as error:
+        sys.exit(f"sluice: {error}")
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     except BrokenPipeError:
@@ -56,7 +59,7 @@ def generate(options: argparse.Namespace) -> int:
 async def _generate(request: Any, options: argparse.Namespace) -> int:
     screen = _Screen()
     try:
-        async with Client(options.address, tenant=options.tenant) as client:
+        async with client_of(options, tenant=options.tenant) as client:
             async for response in client.stream(request, timeout_s=options.timeout):
                 if response.HasField("chunk"):
                     screen.write(response.chunk)
@@ -104,6 +107,7 @@ def parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
     own: list[tuple[str, Run, AddArguments, str]] = [
         ("generate", generate, _add_generate_arguments, "stream an answer to a prompt"),
         ("explain", explain.run, explain.add_arguments, explain.SUMMARY),
+        ("token", token.run, token.add_arguments, token.SUMMARY),
         ("up", up, add_up_arguments, "start scheduler and workers on this machine"),
     ]
     called = arguments[0] if arguments else ""

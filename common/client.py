@@ -5,14 +5,15 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
 
-import grpc
 from google.protobuf.duration_pb2 import Duration
 
 from common.client_session import RequestError, Session
+from common.credentials import bearer
+from common.tls import ClientTls
 from sluice.v1 import generation_pb2, inference_pb2, inference_pb2_grpc
 
 TENANT_KEY = "sluice-tenant"
-
+IN_THE_CLEAR = ClientTls()
 
 __all__ = ["Answer", "Client", "RequestError", "Session", "ask"]
 
@@ -64,12 +65,28 @@ class Answer:
 
 
 class Client:
-    """Calls one scheduler for one tenant; an asynchronous context manager."""
+    """Calls one scheduler for one tenant; an asynchronous context manager.
 
-    def __init__(self, address: str, *, tenant: str = "", options: Sequence[tuple[str, Any]] = ()) -> None:
-        self._channel = grpc.aio.insecure_channel(address, options=options)
-        self._metadata = ((TENANT_KEY, tenant),) if tenant else ()
-        self.stub = inference_pb2_grpc.InferenceServiceStub(self._channel)
+    Attributes:
+        channel: The connection, for other services.
+        metadata: What says with each call who makes it.
+        stub: The service as generated; its calls need the metadata.
+
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        tenant: str = "",
+        token: str = "",
+        tls: ClientTls = IN_THE_CLEAR,
+        options: Sequence[tuple[str, Any]] = (),
+    ) -> None:
+        """Connect when first needed; CredentialsError where a certificate or a key will not do."""
+        self.channel = tls.channel(address, options)
+        self.metadata = (*(((TENANT_KEY, tenant),) if tenant else ()), *bearer(token))
+        self.stub = inference_pb2_grpc.InferenceServiceStub(self.channel)
 
     async def __aenter__(self) -> Self:
         return self
@@ -77,11 +94,11 @@ class Client:
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        await self._channel.close(None)
+        await self.channel.close(None)
 
     async def ready(self) -> None:
         """Wait until the scheduler can be reached."""
-        await self._channel.channel_ready()
+        await self.channel.channel_ready()
 
     async def stream(
         self, request: inference_pb2.GenerateRequest, *, timeout_s: float | None = None
@@ -92,7 +109,7 @@ class Client:
             grpc.aio.AioRpcError: The call failed; ``common.rich_status.read_details`` tells why.
 
         """
-        call = self.stub.Generate(request, timeout=timeout_s, metadata=self._metadata)
+        call = self.stub.Generate(request, timeout=timeout_s, metadata=self.metadata)
         try:
             async for response in call:
                 yield response
@@ -108,14 +125,14 @@ class Client:
 
     def session(self, *, timeout_s: float | None = None) -> "Session":
         """Open a GenerateSession; to be used as ``async with client.session() as session``."""
-        return Session(self.stub.GenerateSession, self._metadata, timeout_s)
+        return Session(self.stub.GenerateSession, self.metadata, timeout_s)
 
     async def explain(
         self, request: inference_pb2.GenerateRequest, *, timeout_s: float | None = None
     ) -> inference_pb2.ExplainResponse:
         """Tell what would become of a request, without running it; raises as ``stream`` does."""
         message = inference_pb2.ExplainRequest(request=request)
-        return await self.stub.Explain(message, timeout=timeout_s, metadata=self._metadata)
+        return await self.stub.Explain(message, timeout=timeout_s, metadata=self.metadata)
 
 
 def ask(

@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 from google.protobuf import json_format
 
-from common.client import Client
+from common.connection import client_of
 from common.request_arguments import add_request_arguments, read_request, why_it_failed
 
 TARGETS = {"time_to_first_token": "first token", "time_per_output_token": "each token", "end_to_end": "all"}
@@ -40,7 +40,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 async def _ask(options: argparse.Namespace) -> Any:
-    async with Client(options.address, tenant=options.tenant) as client:
+    async with client_of(options, tenant=options.tenant) as client:
         return await client.explain(read_request(options), timeout_s=options.timeout)
 
 

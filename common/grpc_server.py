@@ -1,6 +1,6 @@
 """How Sluice's gRPC servers and channels are set up."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import grpc.aio
@@ -32,7 +32,12 @@ CHANNEL_OPTIONS: Final[tuple[tuple[str, int], ...]] = (
 """Options of every channel to a Sluice server: notices a dead peer, and never pings more often than is permitted."""
 
 
-def make_server(settings: ServerSettings, *, receive_limit_bytes: int | None = None) -> grpc.aio.Server:
+def make_server(
+    settings: ServerSettings,
+    *,
+    receive_limit_bytes: int | None = None,
+    doorkeepers: Sequence[grpc.aio.ServerInterceptor] = (),
+) -> grpc.aio.Server:
     """Make a server that answers bad messages with typed errors; the caller keeps a reference to it.
 
     Args:
@@ -40,23 +45,26 @@ def make_server(settings: ServerSettings, *, receive_limit_bytes: int | None = N
         receive_limit_bytes: Size in bytes from which gRPC itself refuses a message, with RESOURCE_EXHAUSTED; or
             ``UNLIMITED``, for an internal service. None: well above the settings' bound, so that what exceeds
             that is answered with INVALID_ARGUMENT.
+        doorkeepers: Interceptors that refuse calls before anything of them is read.
 
     """
     return grpc.aio.server(
-        interceptors=[RequestCheck(settings.max_message_bytes)],
+        interceptors=[*doorkeepers, RequestCheck(settings.max_message_bytes)],
         options=_server_options(settings, receive_limit_bytes or max(64 << 20, 2 * settings.max_message_bytes)),
     )
 
 
-def bind(server: grpc.aio.Server, address: str) -> int:
-    """Listen on ``HOST:PORT`` and return the port, which port 0 leaves to the system.
+def bind(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials | None = None) -> int:
+    """Listen on ``HOST:PORT``, without credentials in the clear; return the port, which port 0 leaves to the system.
 
     Raises:
         BindError: The address is taken, not this machine's, or no address.
 
     """
     try:
-        return server.add_insecure_port(address)
+        if credentials is None:
+            return server.add_insecure_port(address)
+        return server.add_secure_port(address, credentials)
     except RuntimeError:
         raise BindError(address, why_unbindable(address)) from None
 

@@ -2,25 +2,20 @@
 
 import argparse
 import math
-import os
 import sys
-from typing import Any, Final
+from typing import Any
 
 import grpc
 
 from common.client import ask
-from common.launch import SCHEDULER_ADDRESS
+from common.connection import add_connection_arguments
 from common.rich_status import describe, read_details
-
-ADDRESS_VARIABLE: Final = "SLUICE_ADDRESS"
 
 
 def add_request_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the options that make a request, and whom it is sent to."""
-    address = os.environ.get(ADDRESS_VARIABLE) or SCHEDULER_ADDRESS
-    where = f"the scheduler's HOST:PORT (default: ${ADDRESS_VARIABLE}, else {SCHEDULER_ADDRESS})"
     parser.add_argument("prompt", help="what to ask; - reads it from standard input")
-    parser.add_argument("--address", default=address, help=where)
+    add_connection_arguments(parser)
     parser.add_argument("--raw", action="store_true", help="no chat template: the model continues the prompt")
     parser.add_argument("--system", help="a system message before the prompt")
     parser.add_argument("--priority", choices=["high", "normal", "low"], help="default: by the prompt's length")

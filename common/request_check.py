@@ -47,8 +47,8 @@ class RequestDecoder:
 class RequestCheck(grpc.aio.ServerInterceptor):
     """Decodes the requests of Sluice's own RPCs that take one message; leaves all others alone.
 
-    Must be the server's first interceptor: it exchanges the handler after the request has been read, and an
-    interceptor before it would hold on to the old one.
+    An interceptor before it may put another handler in the place of this one's, but not wrap it: it exchanges the
+    handler's function after the request has been read, and a wrapper would hold on to the old one.
     """
 
     def __init__(self, max_message_bytes: int) -> None:

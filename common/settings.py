@@ -100,10 +100,10 @@ def _explain(errors: Sequence[ErrorDetails], fields: Sequence[SettingField], giv
     for error in errors:
         location = ".".join(map(str, error["loc"]))
         field = next((field for field in fields if f"{location}.".startswith(f"{field.name}.")), None)
-        name = field.name if field else location or "settings"
+        name = field.name if field else location
         bounds.setdefault(name, []).append(_bound(error))
         ends[name] = _end(error, field, given.get(name))
-    return "\n".join(f"{name}: {' or '.join(bounds[name])}{ends[name]}" for name in bounds)
+    return "\n".join(f"{name}: {' or '.join(bounds[name])}{ends[name]}".removeprefix(": ") for name in bounds)
 
 
 def _bound(error: ErrorDetails) -> str:
@@ -115,5 +115,9 @@ def _bound(error: ErrorDetails) -> str:
 def _end(error: ErrorDetails, field: SettingField | None, given: Given | None) -> str:
     if error["type"] == "missing" and field:
         return f" ({field.flag})"
+    if field is None:
+        return ""  # a rule over several settings, which names those at fault
+    if error["type"] == "secret" or (field and not field.info.repr):
+        return f" (from {given.origin})" if given else ""
     origin = f"from {given.origin}" if given else "the default"
     return f", not {str(error['input'])[:_SHOWN_CHARACTERS]!r} ({origin})"

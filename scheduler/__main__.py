@@ -6,6 +6,7 @@ import uvloop
 
 from common import log
 from common.address import BindError
+from common.tls import CredentialsError
 from scheduler.app import run
 from scheduler.config import SchedulerSettings
 
@@ -20,7 +21,7 @@ def main() -> None:
     log.configure(settings.log)
     try:
         sys.exit(uvloop.run(run(settings)))
-    except BindError as error:
+    except (BindError, CredentialsError) as error:
         sys.exit(f"sluice-scheduler: {error}")
 
 

@@ -8,11 +8,13 @@ from typing import Literal, Protocol
 
 import structlog
 
+from scheduler.caller import Caller
 from scheduler.config import SchedulerSettings
 from scheduler.core.decisions import RejectReason
 from scheduler.dispatcher import Dispatcher, QueueExpiry
 from scheduler.errors import Draining, Expired, Rejected, SluiceError
 from scheduler.explanation import explain
+from scheduler.held_bytes import HeldBytes, Hold
 from scheduler.metrics import SchedulerMetrics
 from scheduler.outlet import Outlet
 from scheduler.pace import Pace
@@ -27,15 +29,15 @@ NO_WORKER_RETRY_S = 1.0
 log = structlog.get_logger("scheduler")
 
 
-class Caller(Protocol):
-    """Who asks; both raise InvalidRequest where what they were told will not do."""
+class Origin(Protocol):
+    """Where a request comes from; both raise SluiceError where what they were told will not do."""
 
     def time_left_s(self) -> float | None:
         """Return the time until the caller's own deadline, in seconds; None: it has none."""
         ...
 
-    def tenant(self) -> str:
-        """Return for whom the request is; empty: nobody in particular."""
+    def caller(self) -> Caller:
+        """Return who asks."""
         ...
 
 
@@ -55,6 +57,7 @@ class Answering:
         self._metrics = metrics
         self._door: Door | None = None
         self._draining = False
+        self._held = HeldBytes(settings.max_queued_bytes)
         self.pace = Pace()
         self.max_request_bytes = settings.server.max_message_bytes
         self.live_requests = 0
@@ -93,7 +96,7 @@ class Answering:
         return self._door
 
     async def answer(
-        self, message: inference_pb2.GenerateRequest, caller: Caller, outlet: Outlet
+        self, message: inference_pb2.GenerateRequest, origin: Origin, outlet: Outlet
     ) -> AsyncGenerator[inference_pb2.GenerateResponse, None]:
         """Run a request and yield what is to be said of it; chunks also leave by the outlet, where it takes them.
 
@@ -105,9 +108,10 @@ class Answering:
         outcome = "cancelled"
         self.live_requests += 1
         try:
-            async with aclosing(self._answer(message, caller, outlet, receipt)) as responses:
-                async for response in responses:
-                    yield response
+            with self._held.hold(message.ByteSize()) as hold:
+                async with aclosing(self._answer(message, origin, outlet, receipt, hold)) as responses:
+                    async for response in responses:
+                        yield response
             outcome = "ok"
         except SluiceError as error:
             outcome = error.reason.lower()
@@ -121,31 +125,31 @@ class Answering:
             self.live_requests -= 1
             self._note(receipt, outcome)
 
-    async def explain(self, message: inference_pb2.GenerateRequest, caller: Caller) -> inference_pb2.ExplainResponse:
+    async def explain(self, message: inference_pb2.GenerateRequest, origin: Origin) -> inference_pb2.ExplainResponse:
         """Tell what would become of a request.
 
         Raises:
             SluiceError: It is no request that could be served.
 
         """
-        admission = await self._admit(message, caller, uuid.uuid4().hex[:16], time.monotonic())
+        admission = await self._admit(message, origin, uuid.uuid4().hex[:16], time.monotonic())
         return explain(admission, self._dispatcher, self._model.name)
 
     async def _admit(
-        self, message: inference_pb2.GenerateRequest, caller: Caller, request_id: str, arrival_s: float
+        self, message: inference_pb2.GenerateRequest, origin: Origin, request_id: str, arrival_s: float
     ) -> Admission:
         return await self.open_door().admit(
             message,
             request_id=request_id,
             arrival_s=arrival_s,
-            call_time_left_s=caller.time_left_s(),
-            tenant=caller.tenant(),
+            call_time_left_s=origin.time_left_s(),
+            caller=origin.caller(),
         )
 
     async def _answer(
-        self, message: inference_pb2.GenerateRequest, caller: Caller, outlet: Outlet, receipt: Receipt
+        self, message: inference_pb2.GenerateRequest, origin: Origin, outlet: Outlet, receipt: Receipt, hold: Hold
     ) -> AsyncGenerator[inference_pb2.GenerateResponse, None]:
-        admission = await self._admit(message, caller, receipt.request_id, receipt.arrival_s)
+        admission = await self._admit(message, origin, receipt.request_id, receipt.arrival_s)
         receipt.admission = admission
         try:
             async with self._dispatcher.place(admission.request) as lease:
@@ -158,6 +162,7 @@ class Answering:
                     async for update in lease.updates(self.pace.update_gap_s):
                         yield inference_pb2.GenerateResponse(queue_update=receipt.queue_update(update))
                     run.begin()
+                    hold.release()
                     self.pace.requests += 1
                     try:
                         async for response in run.responses():

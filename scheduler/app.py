@@ -9,15 +9,19 @@ import structlog
 
 from common.grpc_server import add_health, add_reflection, bind, make_server
 from common.metrics_endpoint import serve_metrics
+from common.server_tls import server_credentials
 from scheduler.answering import Answering
+from scheduler.authentication import Authentication
 from scheduler.config import SchedulerSettings
 from scheduler.core.policy import make_policy
 from scheduler.core.quota import Quotas
 from scheduler.core.scheduler import Scheduler
 from scheduler.dispatcher import Dispatcher
 from scheduler.metrics import SchedulerMetrics
+from scheduler.open_sessions import OpenSessions
 from scheduler.service_classes import ServiceClasses
 from scheduler.servicer import InferenceServicer
+from scheduler.worker_dialer import WorkerDialer
 from scheduler.worker_pool import WorkerPool
 from sluice.v1 import inference_pb2_grpc
 
@@ -44,18 +48,24 @@ class SchedulerApp:
         self.dispatcher = Dispatcher(core)
         self._metrics = SchedulerMetrics(core)
         self._answering = Answering(settings, self.dispatcher, self._metrics)
-        self._servicer = InferenceServicer(self._answering, self.dispatcher)
-        self._pool = WorkerPool(settings.worker, self.dispatcher, on_change=self._on_workers)
+        self._sessions = OpenSessions(settings, self._answering)
+        self._servicer = InferenceServicer(self._answering, self._sessions, self.dispatcher)
+        self._dialer = WorkerDialer(settings.worker_tls.client(), settings.worker_token_file)
+        self._pool = WorkerPool(settings.worker, self._dialer, self.dispatcher, on_change=self._on_workers)
         self.is_draining = False
         self.port = 0
 
     async def __aenter__(self) -> Self:
-        self._server = make_server(self._settings.server)
+        await self._dialer.check()
+        credentials = server_credentials(self._settings.tls)
+        callers = self._settings.callers
+        doorkeepers = [Authentication(callers)] if callers else []
+        self._server = make_server(self._settings.server, doorkeepers=doorkeepers)
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(self._servicer, self._server)
         self._health = add_health(self._server, [SERVICE])
         if self._settings.server.reflection:
             add_reflection(self._server, [SERVICE])
-        self.port = bind(self._server, self._settings.listen)
+        self.port = bind(self._server, self._settings.listen, credentials)
         self._endpoint = serve_metrics(self._settings.metrics_listen, self._metrics.registry)
         await self._server.start()
         self._workers = asyncio.get_running_loop().create_task(self._pool.run())
@@ -68,7 +78,7 @@ class SchedulerApp:
         self.is_draining = True
         self._health.shut_down()
         self._answering.drain()
-        self._servicer.drain()
+        self._sessions.drain()
         await self._server.stop(grace=0)
         self._workers.cancel()
         await asyncio.wait({self._workers})
@@ -80,7 +90,7 @@ class SchedulerApp:
         self.is_draining = True
         self._health.shut_down()
         self._answering.drain()
-        self._servicer.drain()
+        self._sessions.drain()
         log.info("scheduler drains", live=self._answering.live_requests)
         try:
             async with asyncio.timeout(self._settings.drain_s):

@@ -4,8 +4,10 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from common.address import Address
+from common.address import Address, check_exposure
+from common.security_settings import ServerTlsSettings, WorkerTlsSettings
 from common.settings import LogSettings, ServerSettings, Settings, SettingsSection
+from scheduler.caller_settings import CallerName, CallerSettings
 from scheduler.class_settings import OwnClassSettings, PriorityClassSettings, ServiceClassSettings, shipped
 from scheduler.core.policy import PolicyName
 from scheduler.tenant_settings import QuotaSettings, TenantName, TenantSettings
@@ -49,14 +51,25 @@ class SchedulerSettings(Settings):
     environment_prefix: ClassVar[str] = "SLUICE_SCHEDULER_"
 
     listen: Address = Field("127.0.0.1:50051", description="Address of the public API, HOST:PORT.")
+    insecure_listen: bool = Field(
+        False, description="Serve other machines without TLS: whoever is on the way can read and change everything."
+    )
     worker: list[str] = Field(
         ["127.0.0.1:50061"], description="A worker's address, HOST:PORT or a DNS name; repeat it."
     )
+    worker_tls: WorkerTlsSettings = WorkerTlsSettings()
+    worker_token_file: str = Field("", description="File with the token that workers ask for; empty: none.")
     policy: PolicyName = Field("feasible-edf", description="Who is served, and in which order.")
     aging_s: float = Field(10.0, gt=0, description="Seconds of waiting worth one step of strict priority.")
     max_queued_requests: int = Field(1024, ge=0, description="Requests that may wait; one more is refused.")
     max_failovers: int = Field(
         3, ge=0, description="How often a request goes on with another worker after losing the one that ran it."
+    )
+    max_queued_bytes: int = Field(
+        256 << 20, ge=0, description="Bytes of requests that do not run yet; what exceeds them is refused."
+    )
+    max_prompt_tokens: int | None = Field(
+        None, ge=1, description="Longest prompt in tokens; none: what the model's context holds."
     )
     default_deadline_s: float = Field(
         30.0, gt=0, description="Deadline in seconds of calls that have none, where their class has no other."
@@ -74,9 +87,15 @@ class SchedulerSettings(Settings):
         {}, description="More service classes by name, each with a priority and the settings that high has."
     )
     tenants: dict[TenantName, TenantSettings] = Field(
-        {}, description="Tenants by name: weight, service_class, tokens_per_minute, max_requests."
+        {}, description="Tenants by name: weight, service_class, tokens_per_minute, max_requests, max_sessions."
     )
     other_tenants: QuotaSettings = QuotaSettings()
+    callers: dict[CallerName, CallerSettings] = Field(
+        {},
+        repr=False,
+        description="Who may call, by name: token_sha256 or certificate, tenant, classes, rights; empty: everybody.",
+    )
+    tls: ServerTlsSettings = ServerTlsSettings()
     sampling: SamplingSettings = SamplingSettings()
     drain_s: float = Field(30.0, ge=0, description="Seconds that running requests have after SIGTERM.")
     server: ServerSettings = ServerSettings()
@@ -90,6 +109,10 @@ class SchedulerSettings(Settings):
         """All classes by name: high, normal and low first."""
         return {"high": self.high, "normal": self.normal, "low": self.low, **self.classes}
 
+    def quota_of(self, tenant: str) -> QuotaSettings:
+        """What a tenant may use."""
+        return self.tenants.get(tenant, self.other_tenants)
+
     @model_validator(mode="after")
     def _check_names(self) -> Self:
         classes = self.service_classes
@@ -99,6 +122,15 @@ class SchedulerSettings(Settings):
         for name, tenant in {**entitled, "other_tenants": self.other_tenants}.items():
             if tenant.service_class is not None and tenant.service_class not in classes:
                 raise ValueError(f"{name}.service_class: there is no class {tenant.service_class!r}")
+        check_exposure(self.listen, encrypted=bool(self.tls.certificate), insecure_listen=self.insecure_listen)
+        self._check_callers()
         if (floors := sum(each.floor for each in classes.values())) > 1:
             raise ValueError(f"the floors of all classes must add up to 1 at most, not {floors:g}")
         return self
+
+    def _check_callers(self) -> None:
+        for name, caller in self.callers.items():
+            if unknown := sorted(set(caller.classes or ()) - self.service_classes.keys()):
+                raise ValueError(f"callers.{name}.classes: there is no class {unknown[0]!r}")
+            if caller.certificate and not self.tls.client_ca:
+                raise ValueError(f"callers.{name}.certificate: needs tls.client_ca, or no client shows a certificate")

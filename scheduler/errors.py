@@ -11,6 +11,7 @@ from google.rpc import error_details_pb2
 
 from common.rich_status import RichError, Violation, error_info, invalid_request
 from scheduler.core.decisions import Reject, RejectReason
+from scheduler.core.quota import Excess
 from scheduler.violations import short
 from sluice.v1 import inference_pb2
 from sluice.worker.v1 import worker_pb2
@@ -23,6 +24,8 @@ MOST_VIOLATIONS_IN_MESSAGE = 3
 class Reason(StrEnum):
     """The outcome's name: ErrorInfo.reason, and a label of the metrics."""
 
+    UNAUTHENTICATED = "UNAUTHENTICATED"
+    PERMISSION_DENIED = "PERMISSION_DENIED"
     INVALID_REQUEST = "INVALID_REQUEST"
     MODEL_NOT_FOUND = "MODEL_NOT_FOUND"
     QUEUE_FULL = "QUEUE_FULL"
@@ -41,6 +44,8 @@ class Reason(StrEnum):
 
 
 STATUS = {
+    Reason.UNAUTHENTICATED: grpc.StatusCode.UNAUTHENTICATED,
+    Reason.PERMISSION_DENIED: grpc.StatusCode.PERMISSION_DENIED,
     Reason.INVALID_REQUEST: grpc.StatusCode.INVALID_ARGUMENT,
     Reason.MODEL_NOT_FOUND: grpc.StatusCode.NOT_FOUND,
     Reason.QUEUE_FULL: grpc.StatusCode.RESOURCE_EXHAUSTED,
@@ -101,6 +106,21 @@ class SluiceError(Exception):
         self.violations = tuple(violations)
         self.quota: error_details_pb2.QuotaFailure.Violation | None = None
         self.receipt = receipt
+
+
+class Unauthenticated(SluiceError):
+    """The call does not say who makes it, or what it shows for it is not known here; ``needed`` is what would do."""
+
+    def __init__(self, needed: str) -> None:
+        super().__init__(Reason.UNAUTHENTICATED, f"this call needs {needed}")
+
+
+class PermissionDenied(SluiceError):
+    """The caller may not do this: it lacks a right, or a field of its request asks for what is not its own."""
+
+    def __init__(self, message: str, *, field: str = "") -> None:
+        metadata = {"field": field} if field else {}
+        super().__init__(Reason.PERMISSION_DENIED, f"{field}: {message}" if field else message, metadata=metadata)
 
 
 class InvalidRequest(SluiceError):
@@ -194,10 +214,16 @@ def from_refusal(refusal: Reject, *, queued: int, workers: int) -> Rejected:
         facts["estimated_first_token_s" if idle else "estimated_wait_s"] = round(refusal.estimate_s, 3)
     if refusal.excess is None:
         return Rejected(refusal.reason, refusal.retry_after_s, facts=facts)
-    tenant, excess = short(refusal.request.tenant) or "(none)", refusal.excess
-    error = Rejected(refusal.reason, refusal.retry_after_s, facts={"tenant": tenant, excess.kind: excess.limit})
+    return from_excess(refusal.excess, refusal.request.tenant)
+
+
+def from_excess(excess: Excess, tenant: str) -> Rejected:
+    """Return the exception for a quota that is used up."""
+    name = short(tenant) or "(none)"
+    facts = {"tenant": name, excess.kind: excess.limit}
+    error = Rejected(RejectReason.OVER_QUOTA, excess.retry_after_s, facts=facts)
     error.quota = error_details_pb2.QuotaFailure.Violation(
-        subject=f"tenant:{tenant}", description=f"{excess.kind}: at most {excess.limit}"
+        subject=f"tenant:{name}", description=f"{excess.kind}: at most {excess.limit}"
     )
     return error
 

@@ -1,7 +1,7 @@
 """Many requests of one caller over one stream: submitted, cancelled and answered in band."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 
 import grpc
@@ -9,7 +9,8 @@ import structlog
 from google.protobuf.message import DecodeError
 
 from common.rich_status import RichError, Violation, invalid_request
-from scheduler.answering import Answering, Caller
+from scheduler.answering import Answering, Origin
+from scheduler.caller import Caller
 from scheduler.durations import seconds
 from scheduler.errors import Draining, InvalidRequest, SluiceError, to_rich_error
 from scheduler.mailbox import Mailbox
@@ -28,9 +29,11 @@ log = structlog.get_logger("scheduler")
 class GenerateSession:
     """Runs the requests of one GenerateSession call, a task for each; to be closed whatever happens."""
 
-    def __init__(self, answering: Answering, caller: Caller) -> None:
+    def __init__(self, answering: Answering, origin: Origin) -> None:
+        """Begin a session; SluiceError where its caller may not."""
         self._answering = answering
-        self._caller = caller
+        self._time_left_s = origin.time_left_s
+        self._caller = origin.caller()
         self._mailbox = Mailbox(answering.pace)
         self._loop = asyncio.get_running_loop()
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -105,7 +108,7 @@ class GenerateSession:
 
     async def _run(self, submit: inference_pb2.SessionSubmit) -> None:
         outlet = _SubmitOutlet(self._mailbox, submit.id)
-        answer = self._answering.answer(submit.request, _SubmitCaller(submit, self._caller), outlet)
+        answer = self._answering.answer(submit.request, _SubmitOrigin(submit, self._time_left_s, self._caller), outlet)
         try:
             async with aclosing(answer) as responses:
                 async for response in responses:
@@ -148,16 +151,19 @@ class _SubmitOutlet:
             self._mailbox.discard(self._outgoing)
 
 
-class _SubmitCaller:
-    """Who submits a request to a session; see answering.Caller."""
+class _SubmitOrigin:
+    """A submit of a session; see answering.Origin."""
 
-    def __init__(self, submit: inference_pb2.SessionSubmit, session: Caller) -> None:
+    def __init__(
+        self, submit: inference_pb2.SessionSubmit, session_time_left_s: Callable[[], float | None], caller: Caller
+    ) -> None:
         self._submit = submit
-        self._session = session
+        self._session_time_left_s = session_time_left_s
+        self._caller = caller
 
     def time_left_s(self) -> float | None:
         """Return the time until the submit's deadline or the session's, whichever is earlier."""
-        session_s = self._session.time_left_s()
+        session_s = self._session_time_left_s()
         if not self._submit.HasField("timeout"):
             return session_s
         timeout_s = seconds(self._submit.timeout)
@@ -165,13 +171,13 @@ class _SubmitCaller:
             raise InvalidRequest([Violation("timeout", "must be a valid Duration above 0 s")])
         return timeout_s if session_s is None else min(timeout_s, session_s)
 
-    def tenant(self) -> str:
-        """Return the submit's own tenant, else the session's."""
+    def caller(self) -> Caller:
+        """Return the session's caller, speaking for the submit's own tenant where it names one."""
         name = self._submit.tenant
         if not name:
-            return self._session.tenant()
+            return self._caller
         check_name("tenant", name)
-        return name
+        return self._caller.speaking_for(name, "tenant")
 
 
 def _failed(request_id: str, error: RichError) -> inference_pb2.SessionEvent:

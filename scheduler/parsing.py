@@ -13,6 +13,7 @@ from typing import TypeVar
 from google.protobuf.duration_pb2 import Duration
 
 from common.rich_status import Violation
+from scheduler.caller import Caller
 from scheduler.chat import read_chat
 from scheduler.config import SchedulerSettings
 from scheduler.core.request import Request
@@ -95,7 +96,7 @@ class Door:
         request_id: str,
         arrival_s: float,
         call_time_left_s: float | None,
-        tenant: str = "",
+        caller: Caller,
     ) -> Admission:
         """Return the request that a message makes.
 
@@ -104,11 +105,12 @@ class Door:
             request_id: The id that the request is to have.
             arrival_s: When the message came; the deadline is on the same clock.
             call_time_left_s: Time until the call's own deadline, at arrival; None: it has none.
-            tenant: Whom it is for; empty: nobody in particular.
+            caller: Who asks.
 
         Raises:
             InvalidRequest: The message breaks a rule of the API.
             ModelNotFound: It names another model.
+            PermissionDenied: The caller may not use the request's class.
 
         """
         if message.model not in ("", self._model.name):
@@ -116,7 +118,7 @@ class Door:
         submit, prefixes = await self._in_thread(self._read_request, message)
         prompt_tokens = len(submit.prompt_token_ids)
         self._check_room(message, prompt_tokens)
-        entitled, class_reason = self._classes.of(message, tenant, prompt_tokens)
+        entitled, class_reason = self._classes.of(message, caller, prompt_tokens)
         limit = self._max_tokens(message.sampling, entitled, prompt_tokens)
         time_budget_s = seconds(message.time_budget) if message.HasField("time_budget") else None
         deadline = self._deadline.decide(
@@ -141,7 +143,7 @@ class Door:
                 max_tokens=limit.tokens,
                 sequences=sampling.n,
                 service_class=entitled.name,
-                tenant=tenant,
+                tenant=caller.tenant,
                 prefixes=prefixes,
                 partial=time_budget_s is not None,
             ),
@@ -222,9 +224,11 @@ class Door:
         return token_ids
 
     def _check_room(self, message: inference_pb2.GenerateRequest, prompt_tokens: int) -> None:
-        longest = self._model.context_tokens - 1
+        longest, why = self._model.context_tokens - 1, "one less than the model's context"
+        if (limit := self._settings.max_prompt_tokens) is not None and limit < longest:
+            longest, why = limit, "the deployment's max_prompt_tokens"
         if prompt_tokens > longest:
-            bound = f"have at most {longest} tokens, one less than the model's context"
+            bound = f"have at most {longest} tokens, {why}"
             raise InvalidRequest([must(str(message.WhichOneof("input")), bound, prompt_tokens)])
 
     def _max_tokens(self, sampling: SamplingParams, entitled: Entitlement, prompt_tokens: int) -> MaxTokens:

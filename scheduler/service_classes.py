@@ -3,11 +3,13 @@
 from typing import NamedTuple
 
 from common.rich_status import Violation
+from scheduler.caller import Caller
 from scheduler.class_settings import OwnClassSettings, ServiceClassSettings
 from scheduler.config import SchedulerSettings
 from scheduler.core.request import Priority
 from scheduler.core.service_class import ServiceClass
 from scheduler.durations import duration, duration_or_none
+from scheduler.errors import PermissionDenied
 from scheduler.violations import must
 from sluice.v1 import generation_pb2, inference_pb2
 
@@ -17,6 +19,12 @@ TO_PROTO = {
     Priority.LOW: generation_pb2.PRIORITY_LOW,
 }
 NAMES = {proto: priority.name.lower() for priority, proto in TO_PROTO.items()}
+
+WHY = {
+    inference_pb2.CLASS_REASON_REQUESTED: "got",
+    inference_pb2.CLASS_REASON_TENANT: "the tenant's is",
+    inference_pb2.CLASS_REASON_PROMPT_LENGTH: "a prompt of this length is",
+}
 
 
 class Entitlement(NamedTuple):
@@ -55,9 +63,23 @@ class ServiceClasses:
             found.append(must("service_class", f"be one of {', '.join(self._classes)}", message.service_class))
 
     def of(
+        self, message: inference_pb2.GenerateRequest, caller: Caller, prompt_tokens: int
+    ) -> tuple[Entitlement, inference_pb2.ClassReason.ValueType]:
+        """Return the class of a request that ``check`` found nothing wrong with, and which rule chose it.
+
+        Raises:
+            PermissionDenied: The caller may not use that class.
+
+        """
+        entitled, reason = self._choose(message, caller.tenant, prompt_tokens)
+        if caller.classes is not None and entitled.name not in caller.classes:
+            bound = f"must be one of {', '.join(sorted(caller.classes))}; {WHY[reason]} {entitled.name}"
+            raise PermissionDenied(bound, field="priority" if message.priority else "service_class")
+        return entitled, reason
+
+    def _choose(
         self, message: inference_pb2.GenerateRequest, tenant: str, prompt_tokens: int
     ) -> tuple[Entitlement, inference_pb2.ClassReason.ValueType]:
-        """Return the class of a request that ``check`` found nothing wrong with, and which rule chose it."""
         if asked := message.service_class or NAMES.get(message.priority):
             return self._classes[asked], inference_pb2.CLASS_REASON_REQUESTED
         if entitled := self._tenants.get(tenant, self._others).service_class:

@@ -7,16 +7,16 @@ from typing import Any
 
 from common.rich_status import abort
 from scheduler.answering import Answering
+from scheduler.caller import Caller, caller_of
 from scheduler.dispatcher import Dispatcher
 from scheduler.errors import SluiceError, to_rich_error
-from scheduler.generate_session import GenerateSession
+from scheduler.open_sessions import OpenSessions
 from scheduler.outlet import StreamOutlet
-from scheduler.tenant import tenant_of
 from sluice.v1 import inference_pb2, inference_pb2_grpc
 
 
-class RpcCaller:
-    """Who makes an RPC; see answering.Caller."""
+class RpcOrigin:
+    """An RPC; see answering.Origin."""
 
     def __init__(self, context: Any) -> None:
         self._context = context
@@ -26,23 +26,18 @@ class RpcCaller:
         left_s: float | None = self._context.time_remaining()
         return left_s
 
-    def tenant(self) -> str:
-        """Return the tenant that the RPC's metadata names."""
-        return tenant_of(self._context.invocation_metadata())
+    def caller(self) -> Caller:
+        """Return who makes the RPC."""
+        return caller_of(self._context)
 
 
 class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
     """Serves sluice.v1.InferenceService."""
 
-    def __init__(self, answering: Answering, dispatcher: Dispatcher) -> None:
+    def __init__(self, answering: Answering, sessions: OpenSessions, dispatcher: Dispatcher) -> None:
         self._answering = answering
+        self._sessions = sessions
         self._dispatcher = dispatcher
-        self._sessions: set[GenerateSession] = set()
-
-    def drain(self) -> None:
-        """End sessions once their requests have ended."""
-        for session in self._sessions:
-            session.drain()
 
     async def Generate(  # noqa: N802
         self, request: inference_pb2.GenerateRequest, context: Any
@@ -50,7 +45,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         """Generate text; see the proto."""
         outlet = StreamOutlet(self._answering.pace)
         try:
-            async with aclosing(self._answering.answer(request, RpcCaller(context), outlet)) as responses:
+            async with aclosing(self._answering.answer(request, RpcOrigin(context), outlet)) as responses:
                 async for response in responses:
                     outlet.sending()
                     yield response
@@ -62,23 +57,19 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         self, request_iterator: AsyncIterator[inference_pb2.GenerateSessionRequest], context: Any
     ) -> AsyncIterator[inference_pb2.GenerateSessionResponse]:
         """Run many requests of one caller; see the proto."""
-        session = GenerateSession(self._answering, RpcCaller(context))
-        self._sessions.add(session)
         try:
-            async for response in session.responses(request_iterator):
-                yield response
+            with self._sessions.open(RpcOrigin(context)) as session:
+                async for response in session.responses(request_iterator):
+                    yield response
         except SluiceError as error:
             await abort(context, to_rich_error(error))
-        finally:
-            self._sessions.remove(session)
-            session.close()
 
     async def Explain(  # noqa: N802
         self, request: inference_pb2.ExplainRequest, context: Any
     ) -> inference_pb2.ExplainResponse:
         """Tell what would become of a request; see the proto."""
         try:
-            return await self._answering.explain(request.request, RpcCaller(context))
+            return await self._answering.explain(request.request, RpcOrigin(context))
         except SluiceError as error:
             await abort(context, to_rich_error(error))
             raise AssertionError("abort raises") from error
@@ -88,6 +79,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
     ) -> inference_pb2.CountTokensResponse:
         """Count an input's tokens; see the proto."""
         try:
+            caller_of(context)
             return await self._answering.open_door().count(request)
         except SluiceError as error:
             await abort(context, to_rich_error(error))
@@ -98,6 +90,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
     ) -> inference_pb2.GetModelInfoResponse:
         """Tell about the served model; see the proto."""
         try:
+            caller_of(context)
             info = self._answering.open_door().model_info()
         except SluiceError as error:
             await abort(context, to_rich_error(error))

@@ -18,6 +18,7 @@ class QuotaSettings(SettingsSection):
         None, ge=1, description="Prompt and output tokens that a tenant may use per minute."
     )
     max_requests: int | None = Field(None, ge=1, description="Requests of a tenant that may wait and run at once.")
+    max_sessions: int | None = Field(None, ge=1, description="GenerateSession calls of a tenant open at once.")
 
     def quota(self) -> Quota:
         """What the scheduler's core needs to know of it."""

@@ -6,14 +6,16 @@ from collections.abc import Callable, Sequence
 import grpc
 import structlog
 
-from common.grpc_server import CHANNEL_OPTIONS
+from common.tls import CredentialsError
 from scheduler.dispatcher import Dispatcher
 from scheduler.prompt import TokenizerError
 from scheduler.served_model import ServedModel
-from scheduler.worker_session import WorkerSession
+from scheduler.worker_dialer import WorkerDialer
+from scheduler.worker_session import Metadata, WorkerSession
 from sluice.worker.v1 import worker_pb2, worker_pb2_grpc
 
 RETRY_S = 0.5
+REDIAL_S = 10.0
 
 log = structlog.get_logger("scheduler")
 
@@ -28,8 +30,11 @@ class WorkerPool:
 
     """
 
-    def __init__(self, addresses: Sequence[str], dispatcher: Dispatcher, *, on_change: Callable[[], None]) -> None:
+    def __init__(
+        self, addresses: Sequence[str], dialer: WorkerDialer, dispatcher: Dispatcher, *, on_change: Callable[[], None]
+    ) -> None:
         self._addresses = addresses
+        self._dialer = dialer
         self._dispatcher = dispatcher
         self._on_change = on_change
         self.model: ServedModel | None = None
@@ -41,24 +46,24 @@ class WorkerPool:
                 tasks.create_task(self._keep(address))
 
     async def _keep(self, address: str) -> None:
-        async with grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
-            stub = worker_pb2_grpc.WorkerServiceStub(channel)
-            while True:
-                try:
-                    await self._attach(address, stub)
-                except (grpc.aio.AioRpcError, ConnectionError, ValueError, TokenizerError) as error:
-                    reason = error.details() if isinstance(error, grpc.aio.AioRpcError) else str(error)
-                    log.warning("worker is not attached", address=address, reason=reason)
-                except Exception:  # whatever one worker says, the sessions to the others live on
-                    log.exception("worker is not attached", address=address)
-                await asyncio.sleep(RETRY_S)
+        while True:
+            try:
+                async with self._dialer.channel(address) as channel:
+                    await self._attach(address, worker_pb2_grpc.WorkerServiceStub(channel))
+            except (grpc.aio.AioRpcError, CredentialsError, ConnectionError, ValueError, TokenizerError) as error:
+                reason = error.details() if isinstance(error, grpc.aio.AioRpcError) else str(error)
+                log.warning("worker is not attached", address=address, reason=reason)
+            except Exception:  # whatever one worker says, the sessions to the others live on
+                log.exception("worker is not attached", address=address)
+            await asyncio.sleep(RETRY_S)
 
     async def _attach(self, address: str, stub: "worker_pb2_grpc.WorkerServiceAsyncStub") -> None:
         """Hold one session for as long as it lives."""
-        session = WorkerSession(stub)
+        metadata = self._dialer.metadata()
+        session = WorkerSession(stub, metadata)
         try:
-            hello = await session.open()
-            await self._learn_model(hello.model, stub)
+            hello = await _opened(session)
+            await self._learn_model(hello.model, stub, metadata)
             self._dispatcher.join(session)
             try:
                 log.info("worker joined", address=address, worker=hello.worker_id, engine=hello.engine)
@@ -77,7 +82,9 @@ class WorkerPool:
         finally:
             session.close()
 
-    async def _learn_model(self, model: worker_pb2.Model, stub: "worker_pb2_grpc.WorkerServiceAsyncStub") -> None:
+    async def _learn_model(
+        self, model: worker_pb2.Model, stub: "worker_pb2_grpc.WorkerServiceAsyncStub", metadata: Metadata
+    ) -> None:
         """Take over the first worker's model; check that every other serves the same.
 
         Raises:
@@ -85,7 +92,17 @@ class WorkerPool:
 
         """
         if self.model is None:
-            pieces = [piece.data async for piece in stub.GetTokenizer(worker_pb2.GetTokenizerRequest())]
+            request = worker_pb2.GetTokenizerRequest()
+            pieces = [piece.data async for piece in stub.GetTokenizer(request, metadata=metadata)]
             self.model = await asyncio.to_thread(ServedModel.from_worker, model, b"".join(pieces))
         elif (self.model.name, self.model.tokenizer_digest) != (model.name, model.tokenizer_digest):
             raise ValueError(f"it serves {model.name!r}, not {self.model.name!r}, or its tokenizer differs")
+
+
+async def _opened(session: WorkerSession) -> worker_pb2.Hello:
+    """Wait for the worker's hello; not for ever, since a channel keeps the certificates that it was opened with."""
+    try:
+        async with asyncio.timeout(REDIAL_S):
+            return await session.open()
+    except TimeoutError:
+        raise ConnectionError(f"no answer within {REDIAL_S:.0f} s") from None

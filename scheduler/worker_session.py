@@ -1,11 +1,13 @@
 """The scheduler's end of the one stream to a worker: every request of that worker goes over it."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
 from scheduler.errors import SluiceError, WorkerLost
 from sluice.worker.v1 import worker_pb2, worker_pb2_grpc
+
+Metadata = Sequence[tuple[str, str]]
 
 
 class Receiver(Protocol):
@@ -26,8 +28,9 @@ class WorkerSession:
     What is to be sent in one turn of the event loop shares a message.
     """
 
-    def __init__(self, stub: "worker_pb2_grpc.WorkerServiceAsyncStub") -> None:
-        self._call = stub.Attach(self._outgoing(), wait_for_ready=True)
+    def __init__(self, stub: "worker_pb2_grpc.WorkerServiceAsyncStub", metadata: Metadata = ()) -> None:
+        """Begin a session; ``metadata`` shows the worker who begins it."""
+        self._call = stub.Attach(self._outgoing(), wait_for_ready=True, metadata=metadata)
         self._receivers: dict[str, Receiver] = {}
         self._outbox = worker_pb2.AttachRequest()
         self._ready = asyncio.Event()

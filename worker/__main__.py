@@ -7,6 +7,7 @@ import uvloop
 
 from common import log
 from common.address import BindError
+from common.tls import CredentialsError
 from worker.app import run
 from worker.config import WorkerSettings
 from worker.engine import EngineStartError
@@ -22,7 +23,7 @@ def main() -> None:
     os.environ.setdefault("VLLM_CONFIGURE_LOGGING", "0")
     try:
         sys.exit(uvloop.run(run(settings)))
-    except (BindError, EngineStartError) as error:
+    except (BindError, CredentialsError, EngineStartError) as error:
         sys.exit(f"sluice-worker: {error}")
 
 

@@ -10,10 +10,12 @@ import structlog
 
 from common.grpc_server import UNLIMITED, add_health, add_reflection, bind, make_server
 from common.metrics_endpoint import serve_metrics
+from common.server_tls import server_credentials
 from sluice.worker.v1 import worker_pb2, worker_pb2_grpc
 from worker.config import WorkerSettings
 from worker.engine import Engine
 from worker.metrics import WorkerMetrics
+from worker.schedulers import Schedulers
 from worker.servicer import WorkerServicer
 
 SERVICE = "sluice.worker.v1.WorkerService"
@@ -41,16 +43,18 @@ class WorkerApp:
         self.died: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     async def __aenter__(self) -> Self:
+        credentials = server_credentials(self._settings.tls)  # first: an engine takes a minute to start
         self._metrics = WorkerMetrics()
         description = await self._engine.start(on_load=self._on_load, on_death=self._on_death)
         worker_id = f"worker-{uuid.uuid4().hex[:8]}"
-        self._servicer = WorkerServicer(self._engine, description, worker_id)
+        schedulers = Schedulers(self._settings.scheduler_token_sha256, self._settings.scheduler_certificate)
+        self._servicer = WorkerServicer(self._engine, description, worker_id, schedulers)
         self._server = make_server(self._settings.server, receive_limit_bytes=UNLIMITED)
         worker_pb2_grpc.add_WorkerServiceServicer_to_server(self._servicer, self._server)
         self._health = add_health(self._server, [SERVICE])
         if self._settings.server.reflection:
             add_reflection(self._server, [SERVICE])
-        self.port = bind(self._server, self._settings.listen)
+        self.port = bind(self._server, self._settings.listen, credentials)
         self._endpoint = serve_metrics(self._settings.metrics_listen, self._metrics.registry)
         await self._server.start()
         self._health.set_ready(SERVICE, ready=True)

@@ -1,10 +1,11 @@
 """The worker's settings: each in one typed place, from the command line, the environment or a TOML file."""
 
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from common.address import Address
+from common.address import Address, check_exposure
+from common.security_settings import ServerTlsSettings, TokenDigest
 from common.settings import LogSettings, ServerSettings, Settings, SettingsSection
 
 
@@ -36,6 +37,9 @@ class WorkerSettings(Settings):
     model: str = Field("", description="Folder or hub name of the model. The simulated engine can do without.")
     served_model_name: str = Field("", description="Name the model is served under; empty: the model's own.")
     listen: Address = Field("127.0.0.1:50061", description="Address of the worker's API, HOST:PORT.")
+    insecure_listen: bool = Field(
+        False, description="Serve other machines without TLS: whoever is on the way can read and change everything."
+    )
     tensor_parallel_size: int = Field(1, ge=1, description="GPUs that share one engine.")
     context_tokens: int | None = Field(
         None, ge=1, description="Context in tokens, by YaRN beyond the model's own; unset: its own."
@@ -63,8 +67,22 @@ class WorkerSettings(Settings):
     speculative: SpeculativeSettings = SpeculativeSettings()
     simulated: SimulatedSettings = SimulatedSettings()
     drain_s: float = Field(30.0, ge=0, description="Seconds that running requests have after SIGTERM.")
+    scheduler_token_sha256: list[TokenDigest] = Field(
+        [], description="SHA-256 of the token that schedulers must show; repeat it while tokens change. Empty: none."
+    )
+    scheduler_certificate: str = Field(
+        "", description="Name that a scheduler's client certificate must have; empty: any."
+    )
+    tls: ServerTlsSettings = ServerTlsSettings()
     server: ServerSettings = ServerSettings()
     metrics_listen: Address | Literal[""] = Field(
         "127.0.0.1:9465", description="Address of the Prometheus endpoint; empty: none."
     )
     log: LogSettings = LogSettings()
+
+    @model_validator(mode="after")
+    def _check_security(self) -> Self:
+        check_exposure(self.listen, encrypted=bool(self.tls.certificate), insecure_listen=self.insecure_listen)
+        if self.scheduler_certificate and not self.tls.client_ca:
+            raise ValueError("scheduler_certificate: needs tls.client_ca, or no scheduler shows a certificate")
+        return self

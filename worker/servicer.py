@@ -11,6 +11,7 @@ from google.protobuf.message import DecodeError
 from common.rich_status import Violation, abort, invalid_request
 from sluice.worker.v1 import worker_pb2, worker_pb2_grpc
 from worker.engine import Engine, EngineDescription
+from worker.schedulers import Schedulers
 from worker.session import Session
 
 TOKENIZER_PIECE_BYTES = 1 << 20
@@ -21,8 +22,9 @@ log = structlog.get_logger("worker")
 class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
     """Serves the schedulers that attach to one engine."""
 
-    def __init__(self, engine: Engine, description: EngineDescription, worker_id: str) -> None:
+    def __init__(self, engine: Engine, description: EngineDescription, worker_id: str, schedulers: Schedulers) -> None:
         self._engine = engine
+        self._schedulers = schedulers
         self._description = description
         self._worker_id = worker_id
         self._sessions: dict[Session, asyncio.Task[None]] = {}
@@ -53,6 +55,7 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
         self, request_iterator: AsyncIterator[worker_pb2.AttachRequest], context: Any
     ) -> AsyncIterator[worker_pb2.AttachResponse]:
         """Carry one scheduler's requests for as long as its stream lives."""
+        await self._schedulers.admit(context)
         if self._draining:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "the worker is shutting down")
         session = Session(self._engine)
@@ -75,6 +78,7 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
         self, request: worker_pb2.GetTokenizerRequest, context: Any
     ) -> AsyncIterator[worker_pb2.GetTokenizerResponse]:
         """Send the tokenizer in pieces."""
+        await self._schedulers.admit(context)
         data = self._description.tokenizer
         for start in range(0, len(data), TOKENIZER_PIECE_BYTES):
             yield worker_pb2.GetTokenizerResponse(data=data[start : start + TOKENIZER_PIECE_BYTES])

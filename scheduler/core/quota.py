@@ -36,7 +36,7 @@ class Excess:
 
     """
 
-    kind: Literal["tokens_per_minute", "max_requests"]
+    kind: Literal["tokens_per_minute", "max_requests", "max_sessions"]
     limit: int
     retry_after_s: float
 

@@ -271,6 +271,9 @@ async def test_explain_tells_a_person_terms_and_outlook(running: House) -> None:
 
 
 async def test_explain_tells_why_a_request_would_be_refused(running: House) -> None:
+    await generate(
+        running.address, "hello", "--priority", "high", *SHORT
+    )  # a class unserved for long is let in to learn
     hopeless = await explain(running.address, "word " * 20_000, "--priority", "high", "--timeout", "0.2")
     assert hopeless.status == 1
     assert "It would be refused: INFEASIBLE" in hopeless.out

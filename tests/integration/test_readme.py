@@ -24,9 +24,11 @@ from scheduler.errors import (
     Expired,
     InvalidRequest,
     ModelNotFound,
+    PermissionDenied,
     Rejected,
     SlowReader,
     SluiceError,
+    Unauthenticated,
     WorkerLost,
 )
 from scheduler.metrics import SchedulerMetrics
@@ -183,6 +185,8 @@ def test_the_table_of_settings_names_every_setting_and_its_default(name: str, se
 
 def test_the_table_of_errors_is_the_one_of_the_code() -> None:
     errors: list[SluiceError] = [
+        Unauthenticated("a token"),
+        PermissionDenied("why"),
         InvalidRequest([]),
         ModelNotFound("a", "b"),
         *map(Rejected, RejectReason),

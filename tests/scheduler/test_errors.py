@@ -19,10 +19,12 @@ from scheduler.errors import (
     Expired,
     InvalidRequest,
     ModelNotFound,
+    PermissionDenied,
     Reason,
     Rejected,
     SlowReader,
     SluiceError,
+    Unauthenticated,
     WorkerLost,
     from_failure,
     from_refusal,
@@ -46,6 +48,8 @@ STILL_PREFILLING = FailureReceipt(timings=Timings(queued=Duration(nanos=10_000_0
 
 INVALID = InvalidRequest([Violation("prompt", "must not be empty"), Violation("", "makes no sense")])
 ALL = [
+    (Unauthenticated("a bearer token"), grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED", None),
+    (PermissionDenied("must be acme", field="tenant"), grpc.StatusCode.PERMISSION_DENIED, "PERMISSION_DENIED", None),
     (INVALID, grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST", None),
     (ModelNotFound("other", "demo"), grpc.StatusCode.NOT_FOUND, "MODEL_NOT_FOUND", None),
     (Rejected(RejectReason.QUEUE_FULL, 2.5), grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL", 2.5),

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
+from scheduler.caller import Caller
 from scheduler.class_settings import OwnClassSettings, PriorityClassSettings
 from scheduler.config import MaxTokensSettings, SchedulerSettings
 from scheduler.core.request import Priority, Request
-from scheduler.errors import InvalidRequest, ModelNotFound
+from scheduler.errors import InvalidRequest, ModelNotFound, PermissionDenied
 from scheduler.parsing import PIECE_TOKENS, Admission, Door, Terms
 from scheduler.tenant_settings import QuotaSettings, TenantSettings
 from sluice.v1 import generation_pb2, inference_pb2
@@ -50,7 +51,9 @@ def refusing_door() -> Iterator[Door]:
 async def admit(
     door: Door, message: GenerateRequest, *, call_time_left_s: float | None = None, tenant: str = ""
 ) -> Admission:
-    return await door.admit(message, request_id="r1", arrival_s=100.0, call_time_left_s=call_time_left_s, tenant=tenant)
+    return await door.admit(
+        message, request_id="r1", arrival_s=100.0, call_time_left_s=call_time_left_s, caller=Caller(tenant)
+    )
 
 
 async def refusal(door: Door, message: GenerateRequest) -> list[tuple[str, str]]:
@@ -148,6 +151,25 @@ async def test_a_class_that_was_asked_for_is_given_with_all_that_it_is_entitled_
     assert request.deadline_s == 107.0
     assert terms.class_reason == inference_pb2.CLASS_REASON_REQUESTED
     assert terms.targets.end_to_end == Duration(seconds=3)
+
+
+@pytest.mark.parametrize(
+    ("message", "tenant", "field", "why"),
+    [
+        (ids(5, service_class="chat"), "", "service_class", "got chat"),
+        (ids(5, priority=generation_pb2.PRIORITY_HIGH), "", "priority", "got high"),
+        (ids(5), "acme", "service_class", "the tenant's is chat"),
+        (ids(5), "", "service_class", "a prompt of this length is high"),
+    ],
+)
+async def test_a_class_that_its_caller_may_not_use_is_denied(
+    door: Door, message: GenerateRequest, tenant: str, field: str, why: str
+) -> None:
+    caller = Caller(tenant, classes=frozenset({"low", "normal"}))
+    with pytest.raises(PermissionDenied) as denied:
+        await door.admit(message, request_id="r1", arrival_s=100.0, call_time_left_s=None, caller=caller)
+    assert str(denied.value) == f"{field}: must be one of low, normal; {why}"
+    assert denied.value.metadata == {"field": field}
 
 
 async def test_a_tenants_class_holds_where_the_request_names_none(door: Door) -> None:

@@ -1,0 +1,29 @@
+"""How the scheduler connects to its workers, and shows them that it is one."""
+
+import grpc.aio
+
+from common.credentials import bearer, read_token
+from common.grpc_server import CHANNEL_OPTIONS
+from common.tls import ClientTls
+
+
+class WorkerDialer:
+    """Opens connections with the certificates and the token that the files hold at that time."""
+
+    def __init__(self, tls: ClientTls, token_file: str) -> None:
+        """Use these files; an empty name means that there is none."""
+        self._tls = tls
+        self._token_file = token_file
+
+    def channel(self, address: str) -> grpc.aio.Channel:
+        """Open a channel to a worker; CredentialsError where a file will not do."""
+        return self._tls.channel(address, CHANNEL_OPTIONS)
+
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """Return what shows a worker with each call that this is a scheduler; CredentialsError as above."""
+        return bearer(read_token(self._token_file)) if self._token_file else ()
+
+    async def check(self) -> None:
+        """Raise the CredentialsError that connecting would."""
+        self.metadata()
+        await self.channel("127.0.0.1:0").close()
