@@ -7,6 +7,7 @@ from typing import Any, Self
 
 from common.request_check import RequestDecoder
 from common.rich_status import RichError, status_details
+from scheduler.caller import Caller
 from scheduler.config import SchedulerSettings
 from scheduler.durations import duration
 from scheduler.errors import Reason, SluiceError, to_rich_error
@@ -56,7 +57,8 @@ class Doorstep:
                 assert (await door.count(message)).tokens > 0
             else:
                 check_admission(
-                    await door.admit(message, request_id="a", arrival_s=ARRIVAL_S, call_time_left_s=None, tenant="a")
+                    caller = Caller("a")
+                    await door.admit(message, request_id="a", arrival_s=ARRIVAL_S, call_time_left_s=None, caller=caller)
                 )
         except SluiceError as error:
             assert error.reason in REFUSALS, error.reason
