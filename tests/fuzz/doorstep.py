@@ -17,6 +17,7 @@ from tests.scheduler.door_examples import OTHER_STYLE_TEMPLATE, QWEN_STYLE_TEMPL
 
 CONTEXT_TOKENS = 4096
 MOST_BYTES = 1 << 18
+CALLER = Caller("a")
 ARRIVAL_S = 1_000.0
 KINDS = (inference_pb2.GenerateRequest, inference_pb2.CountTokensRequest)
 TEMPLATES = (QWEN_STYLE_TEMPLATE, OTHER_STYLE_TEMPLATE, None)
@@ -57,8 +58,7 @@ class Doorstep:
                 assert (await door.count(message)).tokens > 0
             else:
                 check_admission(
-                    caller = Caller("a")
-                    await door.admit(message, request_id="a", arrival_s=ARRIVAL_S, call_time_left_s=None, caller=caller)
+                    await door.admit(message, request_id="a", arrival_s=ARRIVAL_S, call_time_left_s=None, caller=CALLER)
                 )
         except SluiceError as error:
             assert error.reason in REFUSALS, error.reason
