@@ -239,9 +239,10 @@ async def test_the_end_of_the_call_cancels_what_runs_and_what_waits() -> None:
 async def test_a_request_that_waits_hears_of_its_place(running: House) -> None:
     async with house(worker={"max_sequences": 1}, scheduler={"policy": "fcfs"}) as built:
         talk = Talk(built.client)
-        await talk.say(*(submit(name, ask("hi", sampling=LONG)) for name in "abc"))
-        while not any(event.response.HasField("accepted") for event in talk.events["c"]):
-            await talk.read()
+        for name in "abc":  # one by one: prompts are read by several threads
+            await talk.say(submit(name, ask("hi", sampling=LONG)))
+            while not talk.events[name]:
+                await talk.read()
         assert talk.events["c"][0].response.accepted.queue_position == 1
         await talk.say(cancel=["b"])
         while not any(event.response.HasField("queue_update") for event in talk.events["c"]):
