@@ -58,6 +58,7 @@ class SessionCaller:
         self._ids = count()
         self._histories: dict[str, History] = {}
         self._heard = asyncio.Condition()
+        self._writing = asyncio.Lock()  # gRPC takes one message at a time
         self.findings: list[str] = []
 
     async def __aenter__(self) -> Self:
@@ -74,7 +75,13 @@ class SessionCaller:
         submit = inference_pb2.SessionSubmit(id=f"{next(self._ids)}", request=request)
         submit.timeout.CopyFrom(Duration(seconds=round(timeout_s)))
         history = self._histories[submit.id] = History()
-        await self._call.write(inference_pb2.GenerateSessionRequest(submits=[submit]))
+        try:
+            async with self._writing:
+                await self._call.write(inference_pb2.GenerateSessionRequest(submits=[submit]))
+        except grpc.RpcError as error:
+            history.fail(name_of(error))
+        except asyncio.InvalidStateError:  # the call is over
+            history.fail("UNAVAILABLE")
         async with self._heard:
             await self._heard.wait_for(lambda: history.has_ended or self._reader.done())
         return history

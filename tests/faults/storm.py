@@ -14,25 +14,13 @@ import dataclasses
 import json
 import random
 import sys
-from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.client import Client, ask
-from sluice.v1 import inference_pb2
 from tests.bench.report import save, say, table
-from tests.faults.callers import Caller, GenerateCaller, SessionCaller
-from tests.faults.history import History, Said
+from tests.faults.streams import WORKER, Streams
 from tests.processes import Sluice
-
-WORKER = ["--simulated.speed", "0.11"]  # a step, which is a token of each stream, takes about 50 ms
-TOKENS_PER_S = 20
-PROMPTS = 20
-TIMEOUT_S = 120.0
-REFUSED_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +30,7 @@ class Plan:
     Attributes:
         streams: Streams that run at any time.
         workers: Worker processes.
-        seconds: How long new streams begin.
+        seconds: How long workers are killed and new streams begin.
         kill_every_s: Seconds between two kills.
         answer_s: About how long an answer takes, undisturbed.
         seed: Of all chance.
@@ -57,111 +45,28 @@ class Plan:
     seed: int = 1
 
 
-class Storm:
-    """One storm over a running Sluice.
-
-    Attributes:
-        histories: Of every request asked, with the number of its prompt.
-
-    """
-
-    def __init__(self, sluice: Sluice, plan: Plan) -> None:
-        self._sluice, self._plan = sluice, plan
-        self._chance = random.Random(plan.seed)
-        self.histories: list[tuple[int, History]] = []
-        self._kills = 0
-        self._over = False
-
-    async def run(self) -> dict[str, Any]:
-        """Let it rage; return the figures."""
-        async with callers(self._sluice.address) as ways:
-            undisturbed = await self._undisturbed(ways[0])
-            killing = asyncio.create_task(self._kill())
-            streams = [
-                asyncio.create_task(self._stream(ways[number % len(ways)], number))
-                for number in range(self._plan.streams)
-            ]
-            await asyncio.wait([killing, *streams], timeout=self._plan.seconds, return_when=asyncio.FIRST_EXCEPTION)
-            self._over = True
-            await asyncio.gather(killing, *streams)
-            return self._figures(undisturbed, ways[1].findings)
-
-    async def _undisturbed(self, caller: Caller) -> list[dict[int, Said]]:
-        """Return what each prompt's answer says while nothing fails."""
-        histories = await asyncio.gather(*(caller.ask(self._request(number), TIMEOUT_S) for number in range(PROMPTS)))
-        for history in histories:
-            assert history.finished is not None, f"undisturbed and failed: {history.errors}"
-        return [history.said for history in histories]
-
-    def _request(self, prompt: int) -> inference_pb2.GenerateRequest:
-        sampling = {"temperature": 0, "ignore_eos": True, "max_tokens": round(self._plan.answer_s * TOKENS_PER_S)}
-        return ask(f"Tell me about number {prompt}.", sampling=sampling)
-
-    async def _stream(self, caller: Caller, number: int) -> None:
-        """Ask again and again; streams begin at moments of their own, so that kills meet them everywhere."""
-        await asyncio.sleep(self._chance.uniform(0, min(self._plan.answer_s, self._plan.seconds / 2)))
-        while not self._over:
-            prompt = number % PROMPTS
-            history = await caller.ask(self._request(prompt), TIMEOUT_S)
-            self.histories.append((prompt, history))
-            number += 1
-            if not history.was_accepted:
-                await asyncio.sleep(REFUSED_S)
-
-    async def _kill(self) -> None:
-        """Kill a worker and start it again, over and over."""
-        while True:
-            await asyncio.sleep(self._plan.kill_every_s)
-            if self._over:
-                return
-            number = self._chance.randrange(self._plan.workers)
-            popen = self._sluice.workers[number].popen
-            assert popen.poll() is None, f"worker {number} ended by itself"
-            popen.kill()
-            await asyncio.to_thread(popen.wait)
-            self._sluice.workers[number] = self._sluice.start_worker(number)
-            self._kills += 1
-
-    def _figures(self, undisturbed: list[dict[int, Said]], findings: list[str]) -> dict[str, Any]:
-        found = Counter(findings)
-        for prompt, history in self.histories:
-            found.update(history.check(undisturbed[prompt]))
-        histories = [history for _, history in self.histories]
-        moves = Counter(history.finished.failovers for history in histories if history.finished is not None)
-        return {
-            "plan": dataclasses.asdict(self._plan),
-            "kills": self._kills,
-            "asked": len(histories),
-            "refused": Counter(each.errors[0] for each in histories if not each.was_accepted and each.errors),
-            "accepted": sum(each.was_accepted for each in histories),
-            "completed": sum(each.was_accepted and each.finished is not None for each in histories),
-            "lost": Counter(each.errors[0] for each in histories if each.was_accepted and each.errors),
-            "failovers": sum(count * number for number, count in moves.items()),
-            "completed_by_failovers": {f"{number}": moves[number] for number in sorted(moves)},
-            "findings": found,
-        }
-
-
-@asynccontextmanager
-async def callers(address: str) -> AsyncIterator[tuple[GenerateCaller, SessionCaller]]:
-    """Callers of both ways, each with a connection of its own."""
-    own = [("grpc.use_local_subchannel_pool", 1)]
-    async with (
-        Client(address, options=own) as one,
-        Client(address, options=own) as other,
-        SessionCaller(other) as session,
-    ):
-        yield GenerateCaller(one), session
+async def kill_one_after_another(sluice: Sluice, plan: Plan, chance: random.Random) -> None:
+    """Kill a worker and start it again, over and over."""
+    for _ in range(int(plan.seconds / plan.kill_every_s)):
+        await asyncio.sleep(plan.kill_every_s)
+        number = chance.randrange(plan.workers)
+        popen = sluice.workers[number].popen
+        assert popen.poll() is None, f"worker {number} ended by itself"
+        popen.kill()
+        await asyncio.to_thread(popen.wait)
+        sluice.workers[number] = sluice.start_worker(number)
 
 
 def storm(plan: Plan, *, max_failovers: int = 3) -> dict[str, Any]:
     """Let a storm rage over processes of its own; return the figures."""
     scheduler = ["--max-failovers", f"{max_failovers}", "--log.level", "warning"]
+    chance = random.Random(plan.seed)
     with Sluice(workers=plan.workers, worker_arguments=WORKER, scheduler_arguments=scheduler) as sluice:
-        figures = asyncio.run(Storm(sluice, plan).run())
+        streams = Streams(sluice.address, plan.streams, answer_s=plan.answer_s, chance=random.Random(plan.seed))
+        figures = asyncio.run(streams.run(kill_one_after_another(sluice, plan, chance)))
         if sluice.scheduler.popen.poll() is not None:
             figures["findings"]["the scheduler ended"] += 1
-        return figures
+    return {"plan": dataclasses.asdict(plan), "kills": int(plan.seconds / plan.kill_every_s), **figures}
 
 
 def main() -> int:

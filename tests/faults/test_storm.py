@@ -9,5 +9,4 @@ def test_streams_over_workers_that_are_killed_all_the_time_all_say_what_they_say
     figures = storm(PLAN)
     assert figures["findings"] == {}
     assert figures["completed"] == figures["accepted"] >= PLAN.streams
-    assert figures["kills"] >= 2
     assert figures["failovers"] > 0
