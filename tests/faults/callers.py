@@ -75,16 +75,21 @@ class SessionCaller:
         submit = inference_pb2.SessionSubmit(id=f"{next(self._ids)}", request=request)
         submit.timeout.CopyFrom(Duration(seconds=round(timeout_s)))
         history = self._histories[submit.id] = History()
-        try:
-            async with self._writing:
-                await self._call.write(inference_pb2.GenerateSessionRequest(submits=[submit]))
-        except grpc.RpcError as error:
-            history.fail(name_of(error))
-        except asyncio.InvalidStateError:  # the call is over
-            history.fail("UNAVAILABLE")
+        sent = await self._send(inference_pb2.GenerateSessionRequest(submits=[submit]))
         async with self._heard:
             await self._heard.wait_for(lambda: history.has_ended or self._reader.done())
+        if not sent and not history.has_ended:
+            history.fail("UNAVAILABLE")
         return history
+
+    async def _send(self, message: inference_pb2.GenerateSessionRequest) -> bool:
+        """Send it; return whether the call was there to take it. The reader hears why it was not."""
+        try:
+            async with self._writing:
+                await self._call.write(message)
+        except (grpc.RpcError, asyncio.InvalidStateError):
+            return False
+        return True
 
     async def _read(self) -> None:
         try:
