@@ -52,8 +52,8 @@ async def workers_seen(client: Client) -> int:
         return 0
 
 
-async def until_workers(client: Client, count: int) -> None:
-    async with asyncio.timeout(EXIT_S):
+async def until_workers(client: Client, count: int, within_s: float = EXIT_S) -> None:
+    async with asyncio.timeout(within_s):
         while await workers_seen(client) != count:
             await asyncio.sleep(0.02)
 

@@ -20,6 +20,7 @@ class StubWorker(worker_pb2_grpc.WorkerServiceServicer):
     Attributes:
         hello: What it says first.
         says_hello: Whether it does; else its first message is empty.
+        drains: Whether its steps say that it is shutting down.
         tokenizer: What it sends as its tokenizer.
         attached: How often a scheduler has attached.
         submits: What it was asked to run.
@@ -33,6 +34,7 @@ class StubWorker(worker_pb2_grpc.WorkerServiceServicer):
         )
         self.tokenizer = description.tokenizer
         self.says_hello = True
+        self.drains = False
         self.attached = 0
         self.submits: list[worker_pb2.Submit] = []
         self.aborts: list[str] = []
@@ -49,7 +51,7 @@ class StubWorker(worker_pb2_grpc.WorkerServiceServicer):
             self.aborts += message.abort_request_ids
             outputs = [output for submit in message.submits for output in self._answer(submit)]
             if outputs:
-                yield worker_pb2.AttachResponse(step=worker_pb2.Step(outputs=outputs))
+                yield worker_pb2.AttachResponse(step=worker_pb2.Step(outputs=outputs, draining=self.drains))
 
     async def GetTokenizer(  # noqa: N802
         self, request: worker_pb2.GetTokenizerRequest, context: Any

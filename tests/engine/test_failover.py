@@ -1,0 +1,78 @@
+"""A worker of the real engine is killed in the middle of its answers."""
+
+import asyncio
+import os
+from pathlib import Path
+
+from common.client import Client, ask
+from sluice.v1 import inference_pb2
+from tests.faults.callers import GenerateCaller
+from tests.faults.history import History
+from tests.integration.apart import until_workers
+from tests.processes import START_S, Sluice
+from worker.demo_model import QUESTIONS
+
+ASKED = [question for question, _ in QUESTIONS[:16]]
+TIMEOUT_S = 120.0
+GONE_S = 60.0
+GREEDY = {"temperature": 0.0, "repetition_penalty": 1.0, "max_tokens": 96}
+
+
+def chat(question: str) -> inference_pb2.GenerateRequest:
+    """Ask one of the questions that the demo model has learnt."""
+    return ask(messages=[{"role": "user", "content": question}], sampling=GREEDY)
+
+
+def processes_of(session: int) -> list[int]:
+    """Return the processes of a session that are alive."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            state, _, _, of = (folder / "stat").read_text().rpartition(")")[2].split()[:4]
+        except OSError:  # it has ended meanwhile
+            continue
+        if int(of) == session and state != "Z":
+            found.append(int(folder.name))
+    return found
+
+
+async def answers(client: Client, histories: list[History]) -> None:
+    """Ask all questions at once; the histories fill meanwhile."""
+
+    async def hear(question: str, history: History) -> None:
+        async for response in client.stream(chat(question), timeout_s=TIMEOUT_S):
+            history.add(response)
+
+    await asyncio.gather(*(hear(*each) for each in zip(ASKED, histories, strict=True)))
+
+
+async def test_a_killed_real_workers_answers_go_on_elsewhere_word_for_word_and_its_engine_ends_with_it(
+    demo_model: Path,
+) -> None:
+    sluice = Sluice(engine="vllm", model=str(demo_model), workers=2)
+    try:
+        await asyncio.to_thread(sluice.__enter__)
+        async with Client(sluice.address) as client:
+            await until_workers(client, 2, START_S)
+            caller = GenerateCaller(client)
+            undisturbed = [await caller.ask(chat(question), TIMEOUT_S) for question in ASKED]
+            histories = [History() for _ in ASKED]
+            asking = asyncio.create_task(answers(client, histories))
+            async with asyncio.timeout(TIMEOUT_S):
+                while not all(history.said for history in histories):
+                    await asyncio.sleep(0)
+            sluice.workers[0].popen.kill()
+            await asking
+        for history, other in zip(histories, undisturbed, strict=True):
+            assert other.finished is not None
+            assert history.check(other.said) == []
+        moved = [history.finished.failovers for history in histories if history.finished is not None]
+        assert len(moved) == len(ASKED)
+        assert 0 < sum(moved) < len(ASKED)
+        async with asyncio.timeout(GONE_S):
+            while processes_of(sluice.workers[0].popen.pid):
+                await asyncio.sleep(0.1)
+    finally:
+        for pid in processes_of(sluice.workers[0].popen.pid) if sluice.workers else ():
+            os.kill(pid, 9)
+        sluice.__exit__(None, None, None)

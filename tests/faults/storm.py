@@ -1,0 +1,96 @@
+"""Workers killed one after another under streams that go on all the time, and whether any stream shows it.
+
+    python -m tests.faults.storm [--streams N] [--workers N] [--seconds N] [--kill-every N] [--json FILE]
+
+A scheduler and workers with the simulated engine, as processes. Half of the streams are Generate calls, half go over
+GenerateSession; each is followed by the next one until the time is up. Every so often one worker, chosen at random,
+gets SIGKILL and is started again on its port. All answers are greedy, so each must be, word for word and token for
+token, what it was before the first kill. Status 0: all that was let in was answered in full, and nothing was found.
+"""
+
+import argparse
+import asyncio
+import dataclasses
+import json
+import random
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.bench.report import save, say, table
+from tests.faults.streams import WORKER, Streams
+from tests.processes import Sluice
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What happens.
+
+    Attributes:
+        streams: Streams that run at any time.
+        workers: Worker processes.
+        seconds: How long workers are killed and new streams begin.
+        kill_every_s: Seconds between two kills.
+        answer_s: About how long an answer takes, undisturbed.
+        seed: Of all chance.
+
+    """
+
+    streams: int = 200
+    workers: int = 4
+    seconds: float = 60.0
+    kill_every_s: float = 5.0
+    answer_s: float = 10.0
+    seed: int = 1
+
+
+async def kill_one_after_another(sluice: Sluice, plan: Plan, chance: random.Random) -> None:
+    """Kill a worker and start it again, over and over."""
+    for _ in range(int(plan.seconds / plan.kill_every_s)):
+        await asyncio.sleep(plan.kill_every_s)
+        number = chance.randrange(plan.workers)
+        popen = sluice.workers[number].popen
+        assert popen.poll() is None, f"worker {number} ended by itself"
+        popen.kill()
+        await asyncio.to_thread(popen.wait)
+        sluice.workers[number] = sluice.start_worker(number)
+
+
+def storm(plan: Plan, *, max_failovers: int = 3) -> dict[str, Any]:
+    """Let a storm rage over processes of its own; return the figures."""
+    scheduler = ["--max-failovers", f"{max_failovers}", "--log.level", "warning"]
+    chance = random.Random(plan.seed)
+    with Sluice(workers=plan.workers, worker_arguments=WORKER, scheduler_arguments=scheduler) as sluice:
+        streams = Streams(sluice.address, plan.streams, answer_s=plan.answer_s, chance=random.Random(plan.seed))
+        figures = asyncio.run(streams.run(kill_one_after_another(sluice, plan, chance)))
+        if sluice.scheduler.popen.poll() is not None:
+            figures["findings"]["the scheduler ended"] += 1
+    return {"plan": dataclasses.asdict(plan), "kills": int(plan.seconds / plan.kill_every_s), **figures}
+
+
+def main() -> int:
+    """Print how many came through and what was found."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--streams", type=int, default=200, help="streams at any time")
+    parser.add_argument("--workers", type=int, default=4, help="worker processes")
+    parser.add_argument("--seconds", type=float, default=60, help="how long streams begin")
+    parser.add_argument("--kill-every", type=float, default=5, metavar="S", help="seconds between two kills")
+    parser.add_argument("--max-failovers", type=int, default=3, help="the scheduler's setting of that name")
+    parser.add_argument("--seed", type=int, default=1, help="of all chance")
+    parser.add_argument("--json", type=Path, help="also write the figures there")
+    given = parser.parse_args()
+    plan = Plan(given.streams, given.workers, given.seconds, given.kill_every, seed=given.seed)
+    say(f"{plan.streams} streams over {plan.workers} workers, one killed every {plan.kill_every_s:g} s")
+    figures = storm(plan, max_failovers=given.max_failovers)
+    save(figures, given.json)
+    table(["requests", "count"], [(name, figures[name]) for name in ("asked", "accepted", "completed")])
+    table(["moved", "completed"], list(figures["completed_by_failovers"].items()))
+    print(f"kills: {figures['kills']}, failovers of what completed: {figures['failovers']}")
+    for name in ("refused", "lost", "findings"):
+        print(f"{name}: {json.dumps(figures[name])}")
+    return 1 if figures["findings"] or figures["completed"] < figures["accepted"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
