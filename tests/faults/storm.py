@@ -57,13 +57,13 @@ async def kill_one_after_another(sluice: Sluice, plan: Plan, chance: random.Rand
         sluice.workers[number] = sluice.start_worker(number)
 
 
-def storm(plan: Plan, *, max_failovers: int = 3) -> dict[str, Any]:
+async def storm(plan: Plan, *, max_failovers: int = 3) -> dict[str, Any]:
     """Let a storm rage over processes of its own; return the figures."""
     scheduler = ["--max-failovers", f"{max_failovers}", "--log.level", "warning"]
     chance = random.Random(plan.seed)
     with Sluice(workers=plan.workers, worker_arguments=WORKER, scheduler_arguments=scheduler) as sluice:
         streams = Streams(sluice.address, plan.streams, answer_s=plan.answer_s, chance=random.Random(plan.seed))
-        figures = asyncio.run(streams.run(kill_one_after_another(sluice, plan, chance)))
+        figures = await streams.run(kill_one_after_another(sluice, plan, chance))
         if sluice.scheduler.popen.poll() is not None:
             figures["findings"]["the scheduler ended"] += 1
     return {"plan": dataclasses.asdict(plan), "kills": int(plan.seconds / plan.kill_every_s), **figures}
@@ -82,7 +82,7 @@ def main() -> int:
     given = parser.parse_args()
     plan = Plan(given.streams, given.workers, given.seconds, given.kill_every, seed=given.seed)
     say(f"{plan.streams} streams over {plan.workers} workers, one killed every {plan.kill_every_s:g} s")
-    figures = storm(plan, max_failovers=given.max_failovers)
+    figures = asyncio.run(storm(plan, max_failovers=given.max_failovers))
     save(figures, given.json)
     table(["requests", "count"], [(name, figures[name]) for name in ("asked", "accepted", "completed")])
     table(["moved", "completed"], list(figures["completed_by_failovers"].items()))
