@@ -62,6 +62,16 @@ class Scheduler:
             self._quotas.leave(request, used_tokens=0)
         return [*(Lose(request, worker_id) for request in lost), *self._refuse_unserved(), *self._replan(now)]
 
+    def rest(self, worker_id: str, now: float) -> list[Decision]:
+        """A worker is to be given nothing more; what runs there goes on. KeyError when it is not there."""
+        self._fleet.rest(worker_id)
+        return [*self._refuse_unserved(), *self._replan(now)]
+
+    def wake(self, worker_id: str, now: float) -> list[Decision]:
+        """A worker is to be given requests again. KeyError when it is not there."""
+        self._fleet.wake(worker_id)
+        return self._replan(now)
+
     def report(
         self,
         worker_id: str,
@@ -91,7 +101,7 @@ class Scheduler:
             step_sequences: Sequences that ran in it.
 
         """
-        if worker := self._fleet.get(worker_id):
+        if worker := self._fleet.known(worker_id):
             worker.report(EngineLoad(kv_cache_usage, running, waiting, preemptions), now)
             if step_s is not None:
                 worker.report_step(step_s, step_tokens, step_contexts, step_sequences)
@@ -203,8 +213,12 @@ class Scheduler:
         return counts
 
     def workers(self) -> list[WorkerState]:
-        """The workers' ledgers, in order of joining; to be read only."""
+        """The ledgers of the workers that are given requests, in order of joining; to be read only."""
         return list(self._fleet)
+
+    def resting_workers(self) -> list[WorkerState]:
+        """The ledgers of those that rest."""
+        return self._fleet.resting()
 
     def _replan(self, now: float) -> list[Decision]:
         return [*self._settle(now), *self._start_ready(now)]

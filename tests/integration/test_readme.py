@@ -19,6 +19,7 @@ from scheduler.core.policy import make_policy
 from scheduler.core.scheduler import Scheduler
 from scheduler.errors import (
     STATUS,
+    CancelledByOperator,
     Draining,
     EngineFailed,
     Expired,
@@ -30,6 +31,7 @@ from scheduler.errors import (
     SluiceError,
     Unauthenticated,
     WorkerLost,
+    WorkerNotFound,
 )
 from scheduler.metrics import SchedulerMetrics
 from sluice.v1.inference_pb2 import FailureReceipt
@@ -196,6 +198,8 @@ def test_the_table_of_errors_is_the_one_of_the_code() -> None:
         EngineFailed("w", "why"),
         SlowReader(),
         Draining(),
+        CancelledByOperator(),
+        WorkerNotFound("w"),
     ]
     expected = {each.reason.value: (STATUS[each.reason].name, each.retry_after_s is not None) for each in errors}
     rows = re.findall(r"^\| `([A-Z_]+)` \| `([A-Z_]+)` \| (yes|no)\b", README, re.MULTILINE)
