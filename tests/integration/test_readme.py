@@ -79,9 +79,10 @@ async def running() -> AsyncIterator[House]:
 
 def here(text: str, built: House) -> str:
     """Put the addresses of the running house in the place of the shipped ones."""
-    return text.replace("127.0.0.1:50051", built.address).replace(
-        "127.0.0.1:50061", f"127.0.0.1:{built.workers[0].port}"
-    )
+    ports = {50051: built.scheduler.port, 50052: built.scheduler.admin.port, 50061: built.workers[0].port}
+    for shipped, port in ports.items():
+        text = text.replace(f"127.0.0.1:{shipped}", f"127.0.0.1:{port}")
+    return text
 
 
 def test_the_readme_has_examples_of_everything() -> None:
