@@ -1,4 +1,4 @@
-"""The operators' commands: sluice requests, workers, cancel and drain."""
+"""The operators' commands: sluice requests, workers, cancel, drain and limits."""
 
 import argparse
 import asyncio
@@ -112,7 +112,29 @@ def _add_filter(parser: argparse.ArgumentParser) -> None:
 
 def _add_requests(parser: argparse.ArgumentParser) -> None:
     _add_filter(parser)
-    parser.add_argument("--limit", type=int, default=0, metavar="N", help="most to list (default: 1000)")
+    parser.add_argument("--limit", type=_count, default=0, metavar="N", help="most to list (default: 1000)")
+
+
+def _add_limits(parser: argparse.ArgumentParser) -> None:
+    for flag, what in (("--max-queued-requests", "requests that may wait"), ("--max-tokens-cap", "most new tokens")):
+        parser.add_argument(flag, type=_count, metavar="N", help=f"{what}, from now on")
+    _add_connection(parser)
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if not 0 <= value < 2**32:
+        raise argparse.ArgumentTypeError(f"must be in [0, {2**32 - 1}], not {text}")
+    return value
+
+
+async def _limits(client: AdminClient, options: argparse.Namespace) -> Any:
+    return await client.limits(max_queued_requests=options.max_queued_requests, max_tokens_cap=options.max_tokens_cap)
+
+
+def _tell_limits(message: Any) -> Iterator[str]:
+    yield f"max_queued_requests  {message.limits.max_queued_requests}"
+    yield f"max_tokens_cap       {message.limits.max_tokens_cap}"
 
 
 def _add_drain(parser: argparse.ArgumentParser) -> None:
@@ -153,6 +175,7 @@ COMMANDS: Final = [
         _add_filter,
         "end requests, by id, tenant, class or state",
     ),
+    ("limits", _run(_limits, _tell_limits), _add_limits, "show limits, and change those that are given"),
     ("drain", _run(_drain, _tell_worker), _add_drain, "give a worker nothing new; what runs there goes on"),
 ]
 """Name, function, arguments and summary of each."""

@@ -18,6 +18,7 @@ from scheduler.errors import (
     WorkerNotFound,
     to_rich_error,
 )
+from scheduler.limits import Limits
 from scheduler.request_filter import check_filter, matching
 from scheduler.summaries import request_summary, worker_summaries
 from sluice.v1 import admin_pb2, admin_pb2_grpc
@@ -52,8 +53,9 @@ def _guarded(
 class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
     """Serves sluice.v1.AdminService; ``on_change`` hears that workers are given requests or not."""
 
-    def __init__(self, dispatcher: Dispatcher, *, on_change: Callable[[], None]) -> None:
+    def __init__(self, dispatcher: Dispatcher, limits: Limits, *, on_change: Callable[[], None]) -> None:
         self._dispatcher = dispatcher
+        self._limits = limits
         self._on_change = on_change
 
     @_guarded
@@ -95,6 +97,23 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
     def UndrainWorker(self, request: admin_pb2.UndrainWorkerRequest) -> admin_pb2.UndrainWorkerResponse:  # noqa: N802
         """Give a worker requests again; see the proto."""
         return admin_pb2.UndrainWorkerResponse(worker=self._change(request.worker, self._dispatcher.wake, "undrained"))
+
+    @_guarded
+    def GetLimits(self, request: admin_pb2.GetLimitsRequest) -> admin_pb2.GetLimitsResponse:  # noqa: N802
+        """Tell the limits; see the proto."""
+        return admin_pb2.GetLimitsResponse(limits=self._limits.message())
+
+    @_guarded
+    def UpdateLimits(self, request: admin_pb2.UpdateLimitsRequest) -> admin_pb2.UpdateLimitsResponse:  # noqa: N802
+        """Change limits; see the proto."""
+        self._limits.update(request)
+        limits = self._limits.message()
+        log.info(
+            "operator changed limits",
+            max_queued_requests=limits.max_queued_requests,
+            max_tokens_cap=limits.max_tokens_cap,
+        )
+        return admin_pb2.UpdateLimitsResponse(limits=limits)
 
     def _change(self, worker_id: str, change: Callable[[str], None], what: str) -> admin_pb2.WorkerSummary:
         if self._dispatcher.session(worker_id) is None:

@@ -19,6 +19,7 @@ from scheduler.core.policy import make_policy
 from scheduler.core.quota import Quotas
 from scheduler.core.scheduler import Scheduler
 from scheduler.dispatcher import Dispatcher
+from scheduler.limits import Limits
 from scheduler.metrics import SchedulerMetrics
 from scheduler.open_sessions import OpenSessions
 from scheduler.service_classes import ServiceClasses
@@ -57,7 +58,7 @@ class SchedulerApp:
         self._pool = WorkerPool(settings.worker, self._dialer, self.dispatcher, on_change=self._on_workers)
         self.is_draining = False
         self.port = 0
-        operators = AdminServicer(self.dispatcher, on_change=self._on_workers)
+        operators = AdminServicer(self.dispatcher, Limits(settings, core, self._answering), on_change=self._on_workers)
         self.admin = AdminServer(settings, operators)
 
     async def __aenter__(self) -> Self:

@@ -34,11 +34,15 @@ class Scheduler:
     are kept in the queue; a request that runs is stopped by whoever runs it.
 
     One that is over by a Lose, or that its worker would not take, may be resumed: it then lives on under its id.
+
+    Attributes:
+        max_queued_requests: How many may wait. It may be changed; those that wait already stay.
+
     """
 
     def __init__(self, policy: Policy, max_queued_requests: int, quotas: Quotas | None = None) -> None:
         """Let at most ``max_queued_requests`` wait; 0: a request starts at once or is refused."""
-        self._max_queued_requests = max_queued_requests
+        self.max_queued_requests = max_queued_requests
         books = Books()
         self._fleet = books.fleet
         self._output_length = books.output_length
@@ -263,7 +267,7 @@ class Scheduler:
         return self.place(request.request_id)
 
     def _places(self, *, promised: bool) -> int:
-        return self._discipline.open_places(self._max_queued_requests, promised=promised)
+        return self._discipline.open_places(self.max_queued_requests, promised=promised)
 
     def _refuse_at_the_door(self, request: Request, now: float) -> Reject | None:
         if refusal := refuse_arrival(request, self._fleet, now):

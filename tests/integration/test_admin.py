@@ -31,6 +31,8 @@ METHODS = {
     "CancelRequests": admin_pb2.CancelRequestsRequest(filter=admin_pb2.RequestFilter(tenant="nobody")),
     "DrainWorker": admin_pb2.DrainWorkerRequest(worker="none"),
     "UndrainWorker": admin_pb2.UndrainWorkerRequest(worker="none"),
+    "GetLimits": admin_pb2.GetLimitsRequest(),
+    "UpdateLimits": admin_pb2.UpdateLimitsRequest(),
 }
 
 
@@ -216,6 +218,40 @@ async def test_a_worker_that_is_not_there_is_not_found(method: str) -> None:
     async with house() as built, operator(built) as call:
         error = await failure(call(method, METHODS[method]))
         assert (error.code(), reason(error)) == (grpc.StatusCode.NOT_FOUND, "WORKER_NOT_FOUND")
+
+
+async def test_limits_change_for_what_comes_and_leave_what_waits() -> None:
+    scheduler = {**RELAXED, "max_queued_requests": 5}
+    async with house(worker=ONE_SLOT, scheduler=scheduler) as built, operator(built) as call, occupied(built):
+        before = (await call("GetLimits", admin_pb2.GetLimitsRequest())).limits
+        assert (before.max_queued_requests, before.max_tokens_cap) == (5, 2048)
+        second = await queued(built, ask("two", sampling=LONG), timeout_s=60)
+        wanted = admin_pb2.UpdateLimitsRequest(limits=admin_pb2.Limits(max_tokens_cap=7))
+        wanted.update_mask.paths.extend(["max_queued_requests", "max_tokens_cap"])
+        after = (await call("UpdateLimits", wanted)).limits
+        assert (after.max_queued_requests, after.max_tokens_cap) == (0, 7)
+        assert after == (await call("GetLimits", admin_pb2.GetLimitsRequest())).limits
+        refused = await failure(built.client.generate(ask("three"), timeout_s=20))
+        assert reason(refused) == "QUEUE_FULL"
+        assert waiting(built) == 1
+        await call("UpdateLimits", admin_pb2.UpdateLimitsRequest(limits=admin_pb2.Limits(max_queued_requests=2)))
+        third = Stream(built, ask("three", sampling=LONG), timeout_s=60)
+        assert (await third.accepted()).max_tokens == 7
+        assert second.answer.accepted is not None
+        assert second.answer.accepted.max_tokens == 2048
+        second.cancel()
+        third.cancel()
+
+
+async def test_limits_out_of_bounds_and_unknown_ones_are_named_and_change_nothing() -> None:
+    async with house() as built, operator(built) as call:
+        before = (await call("GetLimits", admin_pb2.GetLimitsRequest())).limits
+        for paths, field in ((["max_queued_requests", "max_tokens_cap"], "max_tokens_cap"), (["speed"], "update_mask")):
+            wanted = admin_pb2.UpdateLimitsRequest(limits=admin_pb2.Limits(max_queued_requests=1))
+            wanted.update_mask.paths.extend(paths)
+            error = await failure(call("UpdateLimits", wanted))
+            assert (error.code(), field in (error.details() or "")) == (grpc.StatusCode.INVALID_ARGUMENT, True)
+        assert (await call("GetLimits", admin_pb2.GetLimitsRequest())).limits == before
 
 
 def test_every_method_is_tried_without_the_right() -> None:

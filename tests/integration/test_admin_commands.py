@@ -79,6 +79,15 @@ async def test_a_worker_is_listed_drained_and_taken_back(running: House) -> None
     )
 
 
+async def test_limits_are_shown_and_changed(running: House) -> None:
+    assert (await sluice(running, "limits")).out == "max_queued_requests  1024\nmax_tokens_cap       2048\n"
+    changed = await sluice(running, "limits", "--max-queued-requests", "0")
+    assert changed.out == "max_queued_requests  0\nmax_tokens_cap       2048\n"
+    refused = await sluice(running, "limits", "--max-tokens-cap", "0")
+    assert refused.status == 1
+    assert "limits.max_tokens_cap" in refused.err
+
+
 async def test_without_a_scheduler_the_address_is_named() -> None:
     address = f"127.0.0.1:{free_port()}"
     ran = await run(SLUICE, "workers", "--address", address)

@@ -62,6 +62,16 @@ class AdminServiceStub(object):
                 request_serializer=sluice_dot_v1_dot_admin__pb2.UndrainWorkerRequest.SerializeToString,
                 response_deserializer=sluice_dot_v1_dot_admin__pb2.UndrainWorkerResponse.FromString,
                 _registered_method=True)
+        self.GetLimits = channel.unary_unary(
+                '/sluice.v1.AdminService/GetLimits',
+                request_serializer=sluice_dot_v1_dot_admin__pb2.GetLimitsRequest.SerializeToString,
+                response_deserializer=sluice_dot_v1_dot_admin__pb2.GetLimitsResponse.FromString,
+                _registered_method=True)
+        self.UpdateLimits = channel.unary_unary(
+                '/sluice.v1.AdminService/UpdateLimits',
+                request_serializer=sluice_dot_v1_dot_admin__pb2.UpdateLimitsRequest.SerializeToString,
+                response_deserializer=sluice_dot_v1_dot_admin__pb2.UpdateLimitsResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer(object):
@@ -106,6 +116,21 @@ class AdminServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetLimits(self, request, context):
+        """Tells the limits that can be changed while the scheduler runs.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateLimits(self, request, context):
+        """Changes limits, until the process ends; all of them or, where one is out of bounds, none. They hold for requests
+        that come: what waits or runs keeps what it was told.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -133,6 +158,16 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.UndrainWorker,
                     request_deserializer=sluice_dot_v1_dot_admin__pb2.UndrainWorkerRequest.FromString,
                     response_serializer=sluice_dot_v1_dot_admin__pb2.UndrainWorkerResponse.SerializeToString,
+            ),
+            'GetLimits': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetLimits,
+                    request_deserializer=sluice_dot_v1_dot_admin__pb2.GetLimitsRequest.FromString,
+                    response_serializer=sluice_dot_v1_dot_admin__pb2.GetLimitsResponse.SerializeToString,
+            ),
+            'UpdateLimits': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateLimits,
+                    request_deserializer=sluice_dot_v1_dot_admin__pb2.UpdateLimitsRequest.FromString,
+                    response_serializer=sluice_dot_v1_dot_admin__pb2.UpdateLimitsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -273,6 +308,60 @@ class AdminService(object):
             '/sluice.v1.AdminService/UndrainWorker',
             sluice_dot_v1_dot_admin__pb2.UndrainWorkerRequest.SerializeToString,
             sluice_dot_v1_dot_admin__pb2.UndrainWorkerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetLimits(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sluice.v1.AdminService/GetLimits',
+            sluice_dot_v1_dot_admin__pb2.GetLimitsRequest.SerializeToString,
+            sluice_dot_v1_dot_admin__pb2.GetLimitsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateLimits(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sluice.v1.AdminService/UpdateLimits',
+            sluice_dot_v1_dot_admin__pb2.UpdateLimitsRequest.SerializeToString,
+            sluice_dot_v1_dot_admin__pb2.UpdateLimitsResponse.FromString,
             options,
             channel_credentials,
             insecure,

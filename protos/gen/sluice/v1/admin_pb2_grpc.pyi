@@ -48,6 +48,12 @@ class AdminServiceStub:
     """
     UndrainWorker: _grpc.UnaryUnaryMultiCallable[_admin_pb2.UndrainWorkerRequest, _admin_pb2.UndrainWorkerResponse]
     """Gives a worker requests again. A worker that is not there is NOT_FOUND."""
+    GetLimits: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetLimitsRequest, _admin_pb2.GetLimitsResponse]
+    """Tells the limits that can be changed while the scheduler runs."""
+    UpdateLimits: _grpc.UnaryUnaryMultiCallable[_admin_pb2.UpdateLimitsRequest, _admin_pb2.UpdateLimitsResponse]
+    """Changes limits, until the process ends; all of them or, where one is out of bounds, none. They hold for requests
+    that come: what waits or runs keeps what it was told.
+    """
 
 @_typing.type_check_only
 class AdminServiceAsyncStub(AdminServiceStub):
@@ -69,6 +75,12 @@ class AdminServiceAsyncStub(AdminServiceStub):
     """
     UndrainWorker: _aio.UnaryUnaryMultiCallable[_admin_pb2.UndrainWorkerRequest, _admin_pb2.UndrainWorkerResponse]  # type: ignore[assignment]
     """Gives a worker requests again. A worker that is not there is NOT_FOUND."""
+    GetLimits: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetLimitsRequest, _admin_pb2.GetLimitsResponse]  # type: ignore[assignment]
+    """Tells the limits that can be changed while the scheduler runs."""
+    UpdateLimits: _aio.UnaryUnaryMultiCallable[_admin_pb2.UpdateLimitsRequest, _admin_pb2.UpdateLimitsResponse]  # type: ignore[assignment]
+    """Changes limits, until the process ends; all of them or, where one is out of bounds, none. They hold for requests
+    that come: what waits or runs keeps what it was told.
+    """
 
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     """Looks into a scheduler and steps in.
@@ -117,5 +129,23 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.UndrainWorkerResponse, _abc.Awaitable[_admin_pb2.UndrainWorkerResponse]]:
         """Gives a worker requests again. A worker that is not there is NOT_FOUND."""
+
+    @_abc_1.abstractmethod
+    def GetLimits(
+        self,
+        request: _admin_pb2.GetLimitsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.GetLimitsResponse, _abc.Awaitable[_admin_pb2.GetLimitsResponse]]:
+        """Tells the limits that can be changed while the scheduler runs."""
+
+    @_abc_1.abstractmethod
+    def UpdateLimits(
+        self,
+        request: _admin_pb2.UpdateLimitsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.UpdateLimitsResponse, _abc.Awaitable[_admin_pb2.UpdateLimitsResponse]]:
+        """Changes limits, until the process ends; all of them or, where one is out of bounds, none. They hold for requests
+        that come: what waits or runs keeps what it was told.
+        """
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
