@@ -1,12 +1,16 @@
 """Workers that an operator gives nothing more: what runs there goes on, and nothing else sees them."""
 
+from typing import get_args
+
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from scheduler.core.decisions import Decision, Lose, Reject, RejectReason, Start
 from scheduler.core.policy import PolicyName, make_policy
 from scheduler.core.request import Priority
 from scheduler.core.scheduler import Scheduler
-from tests.scheduler.core.builders import SINGLE, make_request
+from tests.scheduler.core.builders import LARGE, SINGLE, make_request
 from tests.scheduler.core.ledgers import check_ledger
 
 
@@ -14,7 +18,17 @@ def started(decisions: list[Decision]) -> list[tuple[str, str]]:
     return [(each.request.request_id, each.worker_id) for each in decisions if isinstance(each, Start)]
 
 
-@pytest.fixture(params=["feasible-edf", "strict-priority", "fcfs"])
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["submit", "submit", "finish", "withdraw", "rest", "wake", "report", "expire", "first_token"]),
+        st.integers(0, 7),
+        st.sampled_from([0.0, 0.05, 1.0, 7.0]),
+    ),
+    max_size=60,
+)
+
+
+@pytest.fixture(params=get_args(PolicyName))
 def scheduler(request: pytest.FixtureRequest) -> Scheduler:
     policy: PolicyName = request.param
     made = Scheduler(make_policy(policy, 10.0), max_queued_requests=10)
@@ -76,3 +90,47 @@ def test_a_resting_worker_can_be_lost_and_may_not_join_twice(scheduler: Schedule
     assert scheduler.resting_workers() == []
     with pytest.raises(KeyError):
         scheduler.wake("w0", 0.3)
+
+
+@given(policy=st.sampled_from(get_args(PolicyName)), steps=STEPS)
+@settings(max_examples=150, deadline=None)
+def test_whatever_happens_nothing_starts_on_a_resting_worker_and_no_reservation_is_left(
+    policy: PolicyName, steps: list[tuple[str, int, float]]
+) -> None:
+    scheduler, now, live = Scheduler(make_policy(policy, 10.0), max_queued_requests=4), 0.0, dict[str, None]()
+    scheduler.join("w0", SINGLE, now)
+    scheduler.join("w1", LARGE, now)
+    for serial, (fact, number, passed_s) in enumerate(steps):
+        now += passed_s
+        worker_id, request_id = f"w{number % 2}", list(live)[number % len(live)] if live else "none"
+        decisions = tell(scheduler, fact, worker_id, request_id, str(serial), now)
+        resting = {worker.worker_id for worker in scheduler.resting_workers()}
+        assert not resting & {worker for _, worker in started(decisions)}
+        if fact == "submit":
+            live[str(serial)] = None
+        for worker in (*scheduler.workers(), *scheduler.resting_workers()):
+            check_ledger(worker)
+    for request_id in live:
+        scheduler.withdraw(request_id, now)
+    assert scheduler.waiting == 0
+    assert all(not worker.request_ids for worker in (*scheduler.workers(), *scheduler.resting_workers()))
+
+
+def tell(scheduler: Scheduler, fact: str, worker_id: str, request_id: str, new_id: str, now: float) -> list[Decision]:
+    match fact:
+        case "submit":
+            priority = Priority(int(new_id) % 3)
+            request = make_request(new_id, priority=priority, arrival_s=now, deadline_s=now + 30, prompt_tokens=50)
+            return scheduler.submit(request, now)
+        case "finish":
+            return scheduler.finish(request_id, 9, now)
+        case "withdraw" | "first_token" | "rest" | "wake":
+            name = worker_id if fact in ("rest", "wake") else request_id
+            decisions: list[Decision] = getattr(scheduler, fact)(name, now)
+            return decisions
+        case "report":
+            return scheduler.report(
+                worker_id, kv_cache_usage=0.1, running=1, waiting=0, preemptions=0, now=now, step_s=0.01, step_tokens=9
+            )
+        case _:
+            return scheduler.expire(now)
