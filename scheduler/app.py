@@ -74,7 +74,7 @@ class SchedulerApp:
         self.port = bind(self._server, self._settings.listen, credentials)
         self._endpoint = serve_metrics(self._settings.metrics_listen, self._metrics.registry)
         await self._server.start()
-        await self.admin.start(credentials)
+        await self.admin.start(server_credentials(self._settings.tls))  # gRPC binds one port with each
         self._workers = asyncio.get_running_loop().create_task(self._pool.run())
         log.info("scheduler listens", port=self.port, workers=self._settings.worker, policy=self._settings.policy)
         return self
