@@ -17,7 +17,7 @@ import grpc
 from google.protobuf import json_format
 from google.protobuf.message import Message
 
-from common import explain, token
+from common import explain, operate, token
 from common.connection import client_of
 from common.launch import add_up_arguments, up
 from common.request_arguments import add_request_arguments, read_request, why_it_failed
@@ -108,6 +108,7 @@ def parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
         ("generate", generate, _add_generate_arguments, "stream an answer to a prompt"),
         ("explain", explain.run, explain.add_arguments, explain.SUMMARY),
         ("token", token.run, token.add_arguments, token.SUMMARY),
+        *operate.COMMANDS,
         ("up", up, add_up_arguments, "start scheduler and workers on this machine"),
     ]
     called = arguments[0] if arguments else ""

@@ -6,10 +6,11 @@ from typing import Final
 
 from common.client import Client
 from common.credentials import read_token
-from common.launch import SCHEDULER_ADDRESS
+from common.launch import ADMIN_PORT, SCHEDULER_ADDRESS
 from common.tls import ClientTls
 
 ADDRESS_VARIABLE: Final = "SLUICE_ADDRESS"
+ADMIN_ADDRESS_VARIABLE: Final = "SLUICE_ADMIN_ADDRESS"
 CA_VARIABLE: Final = "SLUICE_TLS_CA"
 CERTIFICATE_VARIABLE: Final = "SLUICE_CERTIFICATE"
 KEY_VARIABLE: Final = "SLUICE_KEY"
@@ -18,8 +19,17 @@ TOKEN_VARIABLE: Final = "SLUICE_TOKEN_FILE"
 
 def add_connection_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the options that say where the scheduler is, and who asks."""
-    address = os.environ.get(ADDRESS_VARIABLE) or SCHEDULER_ADDRESS
-    where = f"the scheduler's HOST:PORT (default: ${ADDRESS_VARIABLE}, else {SCHEDULER_ADDRESS})"
+    _add_arguments(parser, ADDRESS_VARIABLE, SCHEDULER_ADDRESS)
+
+
+def add_admin_connection_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the options that say where the scheduler's admin API is, and who asks."""
+    _add_arguments(parser, ADMIN_ADDRESS_VARIABLE, f"127.0.0.1:{ADMIN_PORT}")
+
+
+def _add_arguments(parser: argparse.ArgumentParser, address_variable: str, usual: str) -> None:
+    address = os.environ.get(address_variable) or usual
+    where = f"the scheduler's HOST:PORT (default: ${address_variable}, else {usual})"
     parser.add_argument("--address", default=address, help=where)
     for flag, variable, what in (
         ("--tls-ca", CA_VARIABLE, "PEM file with the scheduler's CA; without it there is no TLS"),

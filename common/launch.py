@@ -28,6 +28,7 @@ FIRST_QUESTION: Final = "What is a KV cache?"
 SCHEDULER_ADDRESS: Final = "127.0.0.1:50051"
 FIRST_WORKER_PORT: Final = 50061
 METRICS_PORT: Final = 9464
+ADMIN_PORT: Final = 50052
 SERVICE: Final = "sluice.v1.InferenceService"
 HUB_TIMEOUT_S = 3.0
 FIRST_ANSWER_S = 120.0
@@ -109,6 +110,8 @@ def add_up_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help=f"{first}, {others} (default: {METRICS_PORT})",
     )
+    about = f"port of the admin API; 0: a free one (default: {ADMIN_PORT})"
+    add("--admin-port", type=int, default=ADMIN_PORT, metavar="N", help=about)
     add("--cache", type=Path, default=Path(".cache"), metavar="FOLDER", help="demo model and logs (default: .cache)")
 
 
@@ -165,6 +168,7 @@ def _addresses(options: argparse.Namespace) -> LaunchAddresses:
             workers=options.workers,
             first_worker_port=options.worker_port,
             first_metrics_port=options.metrics_port,
+            admin_port=options.admin_port,
         )
     except BindError as error:
         raise LaunchError(f"{error}. Is Sluice running already? Other ports: sluice up --help") from None
@@ -179,6 +183,8 @@ def _scheduler(addresses: LaunchAddresses) -> list[str]:
         "scheduler",
         "--listen",
         addresses.scheduler,
+        "--admin-listen",
+        addresses.admin,
         "--metrics-listen",
         addresses.scheduler_metrics,
         *workers,

@@ -15,6 +15,7 @@ class LaunchAddresses:
 
     Attributes:
         scheduler: The public API.
+        admin: The admin API.
         scheduler_metrics: The scheduler's metrics.
         workers: Each worker's API.
         worker_metrics: Each worker's metrics.
@@ -22,12 +23,15 @@ class LaunchAddresses:
     """
 
     scheduler: str
+    admin: str
     scheduler_metrics: str
     workers: list[str]
     worker_metrics: list[str]
 
     @classmethod
-    def choose(cls, scheduler: str, *, workers: int, first_worker_port: int, first_metrics_port: int) -> Self:
+    def choose(
+        cls, scheduler: str, *, workers: int, first_worker_port: int, first_metrics_port: int, admin_port: int
+    ) -> Self:
         """Number the ports from the first ones, and find free ones in the place of 0.
 
         Raises:
@@ -36,10 +40,12 @@ class LaunchAddresses:
 
         """
         worker_addresses = _numbered(first_worker_port, workers)
-        wanted = [scheduler, *worker_addresses, *_numbered(first_metrics_port, 1 + workers)]
+        own = [scheduler, *_numbered(admin_port, 1)]
+        wanted = [*own, *worker_addresses, *_numbered(first_metrics_port, 1 + workers)]
         with ExitStack() as probes:
             found = [probes.enter_context(_Probe(address)).address for address in wanted]
-        return cls(found[0], found[1 + workers], found[1 : 1 + workers], found[2 + workers :])
+        scheduler, admin, *others = found
+        return cls(scheduler, admin, others[workers], others[:workers], others[workers + 1 :])
 
     @property
     def reachable_scheduler(self) -> str:

@@ -72,6 +72,12 @@ class Answering:
         self._model = model
         self._door = Door(self._settings, model)
 
+    def obey(self, settings: SchedulerSettings) -> None:
+        """Hold requests that come from now on to these settings' limits on tokens."""
+        self._settings = settings
+        if self._door is not None:
+            self._door.obey(settings)
+
     def drain(self) -> None:
         """Refuse new requests."""
         self._draining = True

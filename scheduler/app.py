@@ -10,6 +10,8 @@ import structlog
 from common.grpc_server import add_health, add_reflection, bind, make_server
 from common.metrics_endpoint import serve_metrics
 from common.server_tls import server_credentials
+from scheduler.admin import AdminServicer
+from scheduler.admin_server import AdminServer
 from scheduler.answering import Answering
 from scheduler.authentication import Authentication
 from scheduler.config import SchedulerSettings
@@ -17,6 +19,7 @@ from scheduler.core.policy import make_policy
 from scheduler.core.quota import Quotas
 from scheduler.core.scheduler import Scheduler
 from scheduler.dispatcher import Dispatcher
+from scheduler.limits import Limits
 from scheduler.metrics import SchedulerMetrics
 from scheduler.open_sessions import OpenSessions
 from scheduler.service_classes import ServiceClasses
@@ -36,7 +39,8 @@ class SchedulerApp:
     """A running scheduler, as an asynchronous context manager.
 
     Attributes:
-        port: The port that the gRPC server listens on.
+        port: The port that the public API listens on.
+        admin: The admin API.
         dispatcher: Its requests and workers.
         is_draining: Whether it takes no new requests.
 
@@ -54,6 +58,8 @@ class SchedulerApp:
         self._pool = WorkerPool(settings.worker, self._dialer, self.dispatcher, on_change=self._on_workers)
         self.is_draining = False
         self.port = 0
+        operators = AdminServicer(self.dispatcher, Limits(settings, core, self._answering), on_change=self._on_workers)
+        self.admin = AdminServer(settings, operators)
 
     async def __aenter__(self) -> Self:
         await self._dialer.check()
@@ -68,6 +74,7 @@ class SchedulerApp:
         self.port = bind(self._server, self._settings.listen, credentials)
         self._endpoint = serve_metrics(self._settings.metrics_listen, self._metrics.registry)
         await self._server.start()
+        await self.admin.start(server_credentials(self._settings.tls))  # gRPC binds one port with each
         self._workers = asyncio.get_running_loop().create_task(self._pool.run())
         log.info("scheduler listens", port=self.port, workers=self._settings.worker, policy=self._settings.policy)
         return self
@@ -80,6 +87,7 @@ class SchedulerApp:
         self._answering.drain()
         self._sessions.drain()
         await self._server.stop(grace=0)
+        await self.admin.stop()
         self._workers.cancel()
         await asyncio.wait({self._workers})
         self._answering.close()

@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from common.address import Address, check_exposure
+from common.address import Address, check_exposure, is_loopback
 from common.security_settings import ServerTlsSettings, WorkerTlsSettings
 from common.settings import LogSettings, ServerSettings, Settings, SettingsSection
 from scheduler.caller_settings import CallerName, CallerSettings
@@ -53,6 +53,9 @@ class SchedulerSettings(Settings):
     listen: Address = Field("127.0.0.1:50051", description="Address of the public API, HOST:PORT.")
     insecure_listen: bool = Field(
         False, description="Serve other machines without TLS: whoever is on the way can read and change everything."
+    )
+    admin_listen: Address | Literal[""] = Field(
+        "127.0.0.1:50052", description="Address of the admin API; beyond this machine it needs callers. Empty: none."
     )
     worker: list[str] = Field(
         ["127.0.0.1:50061"], description="A worker's address, HOST:PORT or a DNS name; repeat it."
@@ -123,10 +126,19 @@ class SchedulerSettings(Settings):
             if tenant.service_class is not None and tenant.service_class not in classes:
                 raise ValueError(f"{name}.service_class: there is no class {tenant.service_class!r}")
         check_exposure(self.listen, encrypted=bool(self.tls.certificate), insecure_listen=self.insecure_listen)
+        self._check_admin()
         self._check_callers()
         if (floors := sum(each.floor for each in classes.values())) > 1:
             raise ValueError(f"the floors of all classes must add up to 1 at most, not {floors:g}")
         return self
+
+    def _check_admin(self) -> None:
+        if self.admin_listen and not is_loopback(self.admin_listen):
+            check_exposure(
+                self.admin_listen, encrypted=bool(self.tls.certificate), insecure_listen=self.insecure_listen
+            )
+            if not self.callers:
+                raise ValueError("admin_listen: other machines can connect there, so callers must say who may")
 
     def _check_callers(self) -> None:
         for name, caller in self.callers.items():

@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 from scheduler.core.decisions import Decision, Expire, Lose, Outlook, Reject, Start, Wait
 from scheduler.core.fleet import Capacity
@@ -38,7 +38,16 @@ class Dispatcher:
     @property
     def workers(self) -> int:
         """Number of workers that can be given requests."""
-        return len(self._sessions)
+        return len(self.core.workers())
+
+    @property
+    def leases(self) -> list["Lease"]:
+        """Those whose requests wait or run."""
+        return list(self._leases.values())
+
+    def session(self, worker_id: str) -> WorkerSession | None:
+        """The session to a worker that has joined; None when there is none."""
+        return self._sessions.get(worker_id)
 
     def explain(self, request: Request) -> Outlook:
         """Tell what would become of a request that came now."""
@@ -79,6 +88,14 @@ class Dispatcher:
             return False
         self._apply(self.core.lose(worker_id, time.monotonic()))
         return True
+
+    def rest(self, worker_id: str) -> None:
+        """Give a worker no more requests until it is woken. KeyError when it has not joined."""
+        self._apply(self.core.rest(worker_id, time.monotonic()))
+
+    def wake(self, worker_id: str) -> None:
+        """Give a worker requests again. KeyError when it has not joined."""
+        self._apply(self.core.wake(worker_id, time.monotonic()))
 
     def report(self, worker_id: str, load: worker_pb2.Load) -> None:
         """A worker told its load."""
@@ -148,6 +165,19 @@ class Dispatcher:
         self._apply(self.core.expire(time.monotonic()))
 
 
+class Runner(Protocol):
+    """What runs a lease's request."""
+
+    @property
+    def output_tokens(self) -> int:
+        """Tokens handed to the client."""
+        ...
+
+    def end(self, error: SluiceError) -> None:
+        """Stop the engine and let the request fail, even while it is about to begin."""
+        ...
+
+
 class Lease:
     """One request's place: first in the queue, then on a worker.
 
@@ -156,6 +186,7 @@ class Lease:
         promised: Whether it was to meet its class's targets when it arrived.
         started_s: When it was first given to a worker; None while it waits.
         worker_id: The worker that it was given to last; empty before the first.
+        runner: What runs it; set by that.
 
     """
 
@@ -165,6 +196,7 @@ class Lease:
         self.promised = False
         self.started_s: float | None = None
         self.worker_id = ""
+        self.runner: Runner | None = None
         self._dispatcher = dispatcher
         self._loop = asyncio.get_running_loop()
         self._ending: SluiceError | None = None
@@ -252,14 +284,28 @@ class Lease:
         self._dispatcher.resume(self, rest)
         await self._session
 
+    @property
+    def has_worker(self) -> bool:
+        """Whether a worker has it; else it waits for its first or another one, or is over."""
+        return self._session.done() and not self._session.cancelled() and not self._session.exception()
+
+    @property
+    def waits(self) -> bool:
+        """Whether it waits for a worker."""
+        return not self._session.done()
+
+    def place(self) -> Wait | None:
+        """Its place in the queue; None when it has started before."""
+        return self._dispatcher.core.place(self.request.request_id) if self.waits and self.started_s is None else None
+
     def end(self, error: SluiceError) -> None:
-        """End the request with this error, wherever it is."""
+        """End the request with this error, wherever it is, and free what it holds."""
         self._ending = error
-        if not self._session.done():
+        if self.waits:
             self._session.set_exception(error)
-            self.give_back()
-        elif not self._session.exception():
-            self._session.result().fail(self.request.request_id, error)
+        elif self.has_worker and self.runner is not None:
+            self.runner.end(error)
+        self.give_back()
 
     def give_back(self) -> None:
         """Free the place at once; leaving the block does so too."""

@@ -41,6 +41,8 @@ class Reason(StrEnum):
     ENGINE_FAILED = "ENGINE_FAILED"
     SLOW_READER = "SLOW_READER"
     DRAINING = "DRAINING"
+    CANCELLED_BY_OPERATOR = "CANCELLED_BY_OPERATOR"
+    WORKER_NOT_FOUND = "WORKER_NOT_FOUND"
 
 
 STATUS = {
@@ -62,6 +64,8 @@ STATUS = {
     Reason.ENGINE_FAILED: grpc.StatusCode.INTERNAL,
     Reason.SLOW_READER: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Reason.DRAINING: grpc.StatusCode.UNAVAILABLE,
+    Reason.CANCELLED_BY_OPERATOR: grpc.StatusCode.CANCELLED,
+    Reason.WORKER_NOT_FOUND: grpc.StatusCode.NOT_FOUND,
 }
 
 REJECTIONS = {
@@ -204,6 +208,22 @@ class Draining(SluiceError):
 
     def __init__(self, *, retry_after_s: float = 1.0) -> None:
         super().__init__(Reason.DRAINING, "shutting down; ask another instance", retry_after_s=retry_after_s)
+
+
+class CancelledByOperator(SluiceError):
+    """Somebody with the right to do so has ended the request."""
+
+    def __init__(self) -> None:
+        super().__init__(Reason.CANCELLED_BY_OPERATOR, "an operator cancelled this request")
+
+
+class WorkerNotFound(SluiceError):
+    """An operator names a worker that is not there."""
+
+    def __init__(self, worker: str) -> None:
+        super().__init__(
+            Reason.WORKER_NOT_FOUND, f"there is no worker {short(worker)}", metadata={"worker": short(worker)}
+        )
 
 
 def from_refusal(refusal: Reject, *, queued: int, workers: int) -> Rejected:

@@ -72,9 +72,9 @@ class _State(Collector):
         for name, count in self._core.waiting_by_class().items():
             waiting.add_metric([name], count)
         yield waiting
-        workers = self._core.workers()
+        workers, resting = self._core.workers(), self._core.resting_workers()
         yield GaugeMetricFamily("sluice_workers", "Workers that can be given requests.", value=len(workers))
         running = GaugeMetricFamily("sluice_worker_running_requests", "Requests on a worker.", labels=["worker"])
-        for worker in workers:
+        for worker in (*workers, *resting):
             running.add_metric([worker.worker_id], len(worker.request_ids))
         yield running

@@ -89,6 +89,10 @@ class Door:
         self._deadline = DeadlinePolicy(default_s=settings.default_deadline_s, margin_s=settings.deadline_margin_s)
         self._threads = ThreadPoolExecutor(READING_THREADS, thread_name_prefix="door")
 
+    def obey(self, settings: SchedulerSettings) -> None:
+        """Hold requests that come from now on to these settings' limits on tokens."""
+        self._settings = settings
+
     async def admit(
         self,
         message: inference_pb2.GenerateRequest,

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 from scheduler.dispatcher import Lease, QueueExpiry
 from scheduler.durations import duration
-from scheduler.errors import SlowReader, WorkerLost
+from scheduler.errors import SlowReader, SluiceError, WorkerLost
 from scheduler.outlet import Outlet
 from scheduler.parsing import Admission
 from scheduler.relay import Progress, Relay
@@ -34,6 +34,12 @@ class Run:
         self._session: WorkerSession | None = None
         self._submitted: list[str] = []  # ids that the session knows
         self._deadline: asyncio.TimerHandle | None = None
+        lease.runner = self
+
+    @property
+    def output_tokens(self) -> int:
+        """Tokens handed to the client."""
+        return self._relay.progress.output_tokens
 
     @property
     def progress(self) -> Progress:
@@ -46,14 +52,20 @@ class Run:
         return self._relay.expired
 
     def begin(self) -> None:
-        """Submit the request to the lease's worker; once begun, it does nothing.
+        """Submit the request to the lease's worker; once begun, or ended by ``end``, it does nothing.
 
         Raises:
             QueueExpiry: The deadline passed before the request could start.
 
         """
-        if self._session is None:
+        if self._session is None and not self._relay.ended:
             self._submit()
+
+    def end(self, error: SluiceError) -> None:
+        """Stop the engine at once and fail with this error, after what has arrived."""
+        if not self._relay.ended:
+            self._stop()
+            self._relay.fail(error)
 
     async def responses(self) -> AsyncIterator[inference_pb2.GenerateResponse]:
         """Yield chunks until the request has ended, on however many workers.
@@ -135,7 +147,7 @@ class Run:
 
     def _stop(self) -> None:
         """Stop the engine and free the place at once, even while the client's task is held up in a write."""
-        assert self._session is not None
-        for request_id in self._submitted:
-            self._session.abort(request_id)
+        if self._session is not None:
+            for request_id in self._submitted:
+                self._session.abort(request_id)
         self._lease.give_back()

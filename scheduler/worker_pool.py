@@ -60,7 +60,7 @@ class WorkerPool:
     async def _attach(self, address: str, stub: "worker_pb2_grpc.WorkerServiceAsyncStub") -> None:
         """Hold one session for as long as it lives."""
         metadata = self._dialer.metadata()
-        session = WorkerSession(stub, metadata)
+        session = WorkerSession(stub, metadata, address=address)
         try:
             hello = await _opened(session)
             await self._learn_model(hello.model, stub, metadata)

@@ -28,8 +28,11 @@ class WorkerSession:
     What is to be sent in one turn of the event loop shares a message.
     """
 
-    def __init__(self, stub: "worker_pb2_grpc.WorkerServiceAsyncStub", metadata: Metadata = ()) -> None:
-        """Begin a session; ``metadata`` shows the worker who begins it."""
+    def __init__(
+        self, stub: "worker_pb2_grpc.WorkerServiceAsyncStub", metadata: Metadata = (), *, address: str = ""
+    ) -> None:
+        """Begin a session; ``metadata`` shows the worker who begins it, ``address`` is where that is, for people."""
+        self.address = address
         self._call = stub.Attach(self._outgoing(), wait_for_ready=True, metadata=metadata)
         self._receivers: dict[str, Receiver] = {}
         self._outbox = worker_pb2.AttachRequest()
@@ -84,12 +87,6 @@ class WorkerSession:
         if not self._broken:
             self._outbox.abort_request_ids.append(request_id)
             self._ready.set()
-
-    def fail(self, request_id: str, error: SluiceError) -> None:
-        """End a request with this error, whatever its worker still says."""
-        receiver = self._receivers.get(request_id)
-        if receiver is not None:
-            receiver.fail(error)
 
     def forget(self, request_id: str) -> None:
         """Deliver nothing more of a request."""

@@ -111,7 +111,7 @@ class Sluice:
 
     def start_scheduler(self) -> Process:
         """Start the scheduler in front of all workers."""
-        arguments = ["scheduler", "--listen", self.address, "--metrics-listen", ""]
+        arguments = ["scheduler", "--listen", self.address, "--metrics-listen", "", "--admin-listen", ""]
         for port in self.worker_ports:
             arguments += ["--worker", f"127.0.0.1:{port}"]
         return Process("scheduler", arguments + self._scheduler_arguments, self.folder)

@@ -55,7 +55,9 @@ RULES = [
     Rule("common-neither", within("common"), imports("scheduler", "worker")),
     Rule(
         "stubs-in-common-only-in-client",
-        lambda path: path.is_relative_to("common") and path.name not in ("client.py", "client_session.py"),
+        lambda path: (
+            path.is_relative_to("common") and path.name not in ("client.py", "client_session.py", "admin_client.py")
+        ),
         imports("sluice"),
     ),
     Rule("core-is-pure", within("scheduler/core"), lambda module: not belongs(module, "scheduler.core", *PURE)),

@@ -20,8 +20,8 @@ PUBLIC_STUBS = {
     "sluice/__init__.py",
     "sluice/py.typed",
     "sluice/v1/__init__.py",
-    *(f"sluice/v1/{stem}.{suffix}" for stem in ("generation_pb2", "inference_pb2") for suffix in ("py", "pyi")),
-    *(f"sluice/v1/inference_pb2_grpc.{suffix}" for suffix in ("py", "pyi")),
+    *(f"sluice/v1/{stem}_pb2.{suffix}" for stem in ("admin", "generation", "inference") for suffix in ("py", "pyi")),
+    *(f"sluice/v1/{stem}_pb2_grpc.{suffix}" for stem in ("admin", "inference") for suffix in ("py", "pyi")),
 }
 
 AS_IF_NOT_INSTALLED = """

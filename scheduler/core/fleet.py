@@ -224,10 +224,14 @@ def _kv_tokens(request: Request, expected_tokens: int) -> int:
 
 
 class Fleet:
-    """All workers, in order of joining."""
+    """The workers that are given requests, in order of joining, and those that rest.
+
+    Whatever asks for workers sees the former alone; what has started on one that rests goes on there.
+    """
 
     def __init__(self) -> None:
         self._workers: dict[str, WorkerState] = {}
+        self._resting: dict[str, WorkerState] = {}
         self._changed: dict[str, WorkerState] = {}
 
     def __len__(self) -> int:
@@ -246,7 +250,7 @@ class Fleet:
 
         Until it has been seen to step, it is taken to be as fast as one of the same capacity.
         """
-        if worker_id in self._workers:
+        if self.known(worker_id):
             raise ValueError(f"worker {worker_id} has joined already")
         alike = (worker for worker in self if worker.capacity == capacity)
         worker = WorkerState(worker_id, capacity, self._changed)
@@ -254,9 +258,29 @@ class Fleet:
             worker.step_model = StepModel.like(peer.step_model)
         self._workers[worker_id] = worker
 
+    def known(self, worker_id: str) -> WorkerState | None:
+        """The worker of that id, though it may rest; None when it is not there."""
+        return self._workers.get(worker_id) or self._resting.get(worker_id)
+
+    def resting(self) -> list[WorkerState]:
+        """The workers that are given nothing."""
+        return list(self._resting.values())
+
+    def rest(self, worker_id: str) -> None:
+        """Give a worker nothing more. KeyError when it is not there."""
+        self._move(worker_id, self._workers, self._resting)
+
+    def wake(self, worker_id: str) -> None:
+        """Give a worker requests again. KeyError when it is not there."""
+        self._move(worker_id, self._resting, self._workers)
+
+    def _move(self, worker_id: str, source: dict[str, WorkerState], target: dict[str, WorkerState]) -> None:
+        if worker_id not in target:
+            target[worker_id] = self._changed[worker_id] = source.pop(worker_id)
+
     def lose(self, worker_id: str) -> WorkerState | None:
         """Take a worker out, with its ledger as it stands; None when it is not there."""
-        worker = self._workers.pop(worker_id, None)
+        worker = self._workers.pop(worker_id, None) or self._resting.pop(worker_id, None)
         if worker:
             self._changed[worker_id] = worker
         return worker

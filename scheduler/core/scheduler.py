@@ -34,11 +34,15 @@ class Scheduler:
     are kept in the queue; a request that runs is stopped by whoever runs it.
 
     One that is over by a Lose, or that its worker would not take, may be resumed: it then lives on under its id.
+
+    Attributes:
+        max_queued_requests: How many may wait. It may be changed; those that wait already stay.
+
     """
 
     def __init__(self, policy: Policy, max_queued_requests: int, quotas: Quotas | None = None) -> None:
         """Let at most ``max_queued_requests`` wait; 0: a request starts at once or is refused."""
-        self._max_queued_requests = max_queued_requests
+        self.max_queued_requests = max_queued_requests
         books = Books()
         self._fleet = books.fleet
         self._output_length = books.output_length
@@ -61,6 +65,16 @@ class Scheduler:
         for request in lost:
             self._quotas.leave(request, used_tokens=0)
         return [*(Lose(request, worker_id) for request in lost), *self._refuse_unserved(), *self._replan(now)]
+
+    def rest(self, worker_id: str, now: float) -> list[Decision]:
+        """A worker is to be given nothing more; what runs there goes on. KeyError when it is not there."""
+        self._fleet.rest(worker_id)
+        return [*self._refuse_unserved(), *self._replan(now)]
+
+    def wake(self, worker_id: str, now: float) -> list[Decision]:
+        """A worker is to be given requests again. KeyError when it is not there."""
+        self._fleet.wake(worker_id)
+        return self._replan(now)
 
     def report(
         self,
@@ -91,7 +105,7 @@ class Scheduler:
             step_sequences: Sequences that ran in it.
 
         """
-        if worker := self._fleet.get(worker_id):
+        if worker := self._fleet.known(worker_id):
             worker.report(EngineLoad(kv_cache_usage, running, waiting, preemptions), now)
             if step_s is not None:
                 worker.report_step(step_s, step_tokens, step_contexts, step_sequences)
@@ -203,8 +217,12 @@ class Scheduler:
         return counts
 
     def workers(self) -> list[WorkerState]:
-        """The workers' ledgers, in order of joining; to be read only."""
+        """The ledgers of the workers that are given requests, in order of joining; to be read only."""
         return list(self._fleet)
+
+    def resting_workers(self) -> list[WorkerState]:
+        """The ledgers of those that rest."""
+        return self._fleet.resting()
 
     def _replan(self, now: float) -> list[Decision]:
         return [*self._settle(now), *self._start_ready(now)]
@@ -249,7 +267,7 @@ class Scheduler:
         return self.place(request.request_id)
 
     def _places(self, *, promised: bool) -> int:
-        return self._discipline.open_places(self._max_queued_requests, promised=promised)
+        return self._discipline.open_places(self.max_queued_requests, promised=promised)
 
     def _refuse_at_the_door(self, request: Request, now: float) -> Reject | None:
         if refusal := refuse_arrival(request, self._fleet, now):

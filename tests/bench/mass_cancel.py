@@ -96,7 +96,7 @@ class MassCancel:
         house = self._house
         house.workers = [house.start_worker(number) for number in range(len(house.worker_ports))]
         addresses = [f"127.0.0.1:{port}" for port in house.worker_ports]
-        settings = {"listen": "127.0.0.1:0", "metrics_listen": "", "worker": addresses}
+        settings = {"listen": "127.0.0.1:0", "admin_listen": "", "metrics_listen": "", "worker": addresses}
         try:
             async with SchedulerApp(SchedulerSettings.model_validate(settings)) as app:
                 await until(lambda: app.dispatcher.workers == len(addresses), SETTLE_S)

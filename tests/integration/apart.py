@@ -26,7 +26,7 @@ EXIT_S = 20.0
 
 @asynccontextmanager
 async def lone_scheduler(*addresses: str, **settings: Any) -> AsyncIterator[SchedulerApp]:
-    given = SchedulerSettings.model_validate({**QUIET, "worker": list(addresses), **settings})
+    given = SchedulerSettings.model_validate({**QUIET, "admin_listen": "", "worker": list(addresses), **settings})
     async with SchedulerApp(given) as app:
         yield app
 

@@ -110,7 +110,9 @@ async def house(
             apps.append(await stack.enter_async_context(WorkerApp(settings, engine)))
             engines.append(engine)
         addresses = [f"127.0.0.1:{app.port}" for app in apps]
-        scheduler_settings = SchedulerSettings.model_validate({**quiet, "worker": addresses, **(scheduler or {})})
+        scheduler_settings = SchedulerSettings.model_validate(
+            {**quiet, "admin_listen": "127.0.0.1:0", "worker": addresses, **(scheduler or {})}
+        )
         app = await stack.enter_async_context(SchedulerApp(scheduler_settings))
         built = House(app, apps, engines)
         await stack.enter_async_context(built.client)

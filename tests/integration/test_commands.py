@@ -29,7 +29,10 @@ GENERATE_OPTIONS = [
     *("address", "raw", "system", "priority", "timeout", "time-budget", "max-tokens", "temperature"),
     *("top-p", "top-k", "seed", "stop", "json-schema", "receipt", "service-class", "tenant"),
 ]
-UP_OPTIONS = [*("engine", "model", "workers", "tensor-parallel-size", "listen", "worker-port", "metrics-port", "cache")]
+UP_OPTIONS = [
+    *("engine", "model", "workers", "tensor-parallel-size", "listen"),
+    *("worker-port", "metrics-port", "admin-port", "cache"),
+]
 SHORT = ["--max-tokens", "12", "--seed", "7"]
 
 

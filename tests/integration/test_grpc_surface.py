@@ -56,7 +56,7 @@ async def status(stub: Any, service: str) -> int:
 async def test_a_scheduler_lives_from_the_start_and_is_ready_while_it_has_a_worker() -> None:
     port = free_port()
     quiet = {"listen": "127.0.0.1:0", "metrics_listen": ""}
-    settings = SchedulerSettings.model_validate({**quiet, "worker": [f"127.0.0.1:{port}"]})
+    settings = SchedulerSettings.model_validate({**quiet, "admin_listen": "", "worker": [f"127.0.0.1:{port}"]})
     worker = WorkerSettings.model_validate({**quiet, "engine": "simulated", "listen": f"127.0.0.1:{port}"})
     async with SchedulerApp(settings) as scheduler, health(f"127.0.0.1:{scheduler.port}") as stub:
         changes = aiter(stub.Watch(health_pb2.HealthCheckRequest(service=INFERENCE), timeout=WATCH_S))

@@ -19,6 +19,7 @@ from scheduler.core.policy import make_policy
 from scheduler.core.scheduler import Scheduler
 from scheduler.errors import (
     STATUS,
+    CancelledByOperator,
     Draining,
     EngineFailed,
     Expired,
@@ -30,6 +31,7 @@ from scheduler.errors import (
     SluiceError,
     Unauthenticated,
     WorkerLost,
+    WorkerNotFound,
 )
 from scheduler.metrics import SchedulerMetrics
 from sluice.v1.inference_pb2 import FailureReceipt
@@ -77,9 +79,10 @@ async def running() -> AsyncIterator[House]:
 
 def here(text: str, built: House) -> str:
     """Put the addresses of the running house in the place of the shipped ones."""
-    return text.replace("127.0.0.1:50051", built.address).replace(
-        "127.0.0.1:50061", f"127.0.0.1:{built.workers[0].port}"
-    )
+    ports = {50051: built.scheduler.port, 50052: built.scheduler.admin.port, 50061: built.workers[0].port}
+    for shipped, port in ports.items():
+        text = text.replace(f"127.0.0.1:{shipped}", f"127.0.0.1:{port}")
+    return text
 
 
 def test_the_readme_has_examples_of_everything() -> None:
@@ -196,6 +199,8 @@ def test_the_table_of_errors_is_the_one_of_the_code() -> None:
         EngineFailed("w", "why"),
         SlowReader(),
         Draining(),
+        CancelledByOperator(),
+        WorkerNotFound("w"),
     ]
     expected = {each.reason.value: (STATUS[each.reason].name, each.retry_after_s is not None) for each in errors}
     rows = re.findall(r"^\| `([A-Z_]+)` \| `([A-Z_]+)` \| (yes|no)\b", README, re.MULTILINE)

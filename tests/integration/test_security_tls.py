@@ -14,6 +14,7 @@ from google.protobuf import descriptor_pool
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from common.admin_client import AdminClient
 from common.client import Client, ask
 from common.tls import ClientTls, CredentialsError
 from tests.certificates import HOUR, Authority, Issued
@@ -237,3 +238,12 @@ async def serial_at(port: int, ca: Authority) -> int:
 
 def serial_in(issued: Issued) -> int:
     return x509.load_pem_x509_certificate(issued.certificate.read_bytes()).serial_number
+
+
+async def test_the_admin_address_has_the_same_certificate_and_takes_no_plain_text(ca: Authority) -> None:
+    async with lone_scheduler(tls=server_tls(ca.issue("server")), admin_listen="127.0.0.1:0") as app:
+        address = f"127.0.0.1:{app.admin.port}"
+        async with Client(address, tls=client_tls(ca)) as client:
+            assert not (await AdminClient(client).workers()).workers
+        async with Client(address) as client:
+            assert (await failure(AdminClient(client).workers())).code() is grpc.StatusCode.UNAVAILABLE

@@ -18,7 +18,7 @@ from common.launch_addresses import LaunchAddresses
 from tests.integration.grpcurl import run, run_grpcurl
 
 SLUICE = Path(sys.executable).with_name("sluice")
-ANY_PORTS = ["--listen", "127.0.0.1:0", "--worker-port", "0", "--metrics-port", "0"]
+ANY_PORTS = ["--listen", "127.0.0.1:0", "--worker-port", "0", "--metrics-port", "0", "--admin-port", "0"]
 ANSWERS_OF_20_TOKENS = {
     "SLUICE_WORKER_SIMULATED__SPEED": "10",
     "SLUICE_WORKER_SIMULATED__OUTPUT_TOKENS_MEDIAN": "20",
@@ -180,7 +180,7 @@ async def test_a_worker_that_cannot_start_is_reported_with_the_end_of_its_log(tm
 async def test_a_taken_port_is_named_before_anything_starts(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        async with up(tmp_path, "--listen", address, "--worker-port", "0", "--metrics-port", "0") as started:
+        async with up(tmp_path, *ANY_PORTS, "--listen", address) as started:
             assert await started.ended() == 1
     assert started.printed == (
         f"[sluice] cannot listen on {address}: address already in use. "
@@ -232,15 +232,17 @@ def nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def test_ports_are_numbered_from_the_first_ones_and_free_ones_found_for_0() -> None:
-    free = LaunchAddresses.choose("0.0.0.0:0", workers=2, first_worker_port=0, first_metrics_port=0)
-    ports = [free.scheduler, free.scheduler_metrics, *free.workers, *free.worker_metrics]
-    assert len({address.rpartition(":")[2] for address in ports} - {"0"}) == 6
+    free = LaunchAddresses.choose("0.0.0.0:0", workers=2, first_worker_port=0, first_metrics_port=0, admin_port=0)
+    ports = [free.scheduler, free.admin, free.scheduler_metrics, *free.workers, *free.worker_metrics]
+    assert len({address.rpartition(":")[2] for address in ports} - {"0"}) == 7
     assert free.reachable_scheduler == free.scheduler.replace("0.0.0.0", "127.0.0.1")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(BindError, match=f"cannot listen on 127.0.0.1:{port}"):
-            LaunchAddresses.choose("127.0.0.1:0", workers=1, first_worker_port=port, first_metrics_port=0)
+            LaunchAddresses.choose("127.0.0.1:0", workers=1, first_worker_port=port, first_metrics_port=0, admin_port=0)
     first, metrics = (int(address.rpartition(":")[2]) for address in (free.workers[0], free.scheduler_metrics))
-    again = LaunchAddresses.choose("[::]:0", workers=1, first_worker_port=first, first_metrics_port=metrics)
+    again = LaunchAddresses.choose(
+        "[::]:0", workers=1, first_worker_port=first, first_metrics_port=metrics, admin_port=0
+    )
     assert again.workers == free.workers[:1]
     assert again.scheduler_metrics == free.scheduler_metrics

@@ -106,7 +106,8 @@ async def test_a_killed_workers_answers_go_on_elsewhere_word_for_word_and_it_is_
 async def test_a_killed_scheduler_leaves_an_empty_engine_that_serves_the_next_one(tmp_path: Path) -> None:
     async with lone_worker() as (worker, engine):
         address = f"127.0.0.1:{free_port()}"
-        arguments = ["scheduler", "--listen", address, "--metrics-listen", "", "--worker", address_of(worker)]
+        arguments = ["scheduler", "--listen", address, "--metrics-listen", "", "--admin-listen", ""]
+        arguments += ["--worker", address_of(worker)]
         for name in ("first", "second"):
             scheduler = Process(name, arguments, tmp_path)
             try:

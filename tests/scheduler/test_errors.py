@@ -14,6 +14,7 @@ from scheduler.core.quota import Excess
 from scheduler.errors import (
     REJECTIONS,
     STATUS,
+    CancelledByOperator,
     Draining,
     EngineFailed,
     Expired,
@@ -26,6 +27,7 @@ from scheduler.errors import (
     SluiceError,
     Unauthenticated,
     WorkerLost,
+    WorkerNotFound,
     from_failure,
     from_refusal,
     to_rich_error,
@@ -50,6 +52,8 @@ INVALID = InvalidRequest([Violation("prompt", "must not be empty"), Violation(""
 ALL = [
     (Unauthenticated("a bearer token"), grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED", None),
     (PermissionDenied("must be acme", field="tenant"), grpc.StatusCode.PERMISSION_DENIED, "PERMISSION_DENIED", None),
+    (CancelledByOperator(), grpc.StatusCode.CANCELLED, "CANCELLED_BY_OPERATOR", None),
+    (WorkerNotFound("w"), grpc.StatusCode.NOT_FOUND, "WORKER_NOT_FOUND", None),
     (INVALID, grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST", None),
     (ModelNotFound("other", "demo"), grpc.StatusCode.NOT_FOUND, "MODEL_NOT_FOUND", None),
     (Rejected(RejectReason.QUEUE_FULL, 2.5), grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL", 2.5),
