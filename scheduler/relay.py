@@ -111,13 +111,13 @@ class Relay:
         if finish_reason:
             sequence.has_ended = True
             self.ended = not self.progress.unfinished
-        if self._awaits_token:
+        is_first = self._awaits_token
+        if is_first:
             self._note_first_token(output)
-            self._outlet.offer(self, urgent=True)
-        elif self.ended:
+        if self.ended:
             self.wake()
         else:
-            self._outlet.offer(self, urgent=False)
+            self._outlet.offer(self, urgent=is_first)
             if len(self._pending) > MOST_HELD_OUTPUTS and self._outlet.is_stalled():
                 self._on_stall()
 

@@ -319,3 +319,11 @@ def bad_request(status: inference_pb2.RequestStatus) -> error_details_pb2.BadReq
     found = detail(status, error_details_pb2.BadRequest)
     assert isinstance(found, error_details_pb2.BadRequest)
     return found
+
+
+async def test_an_answer_whose_first_token_is_its_last_ends(running: House) -> None:
+    talk = Talk(running.client)
+    await talk.say(submit("a", ask("hi", sampling=tokens(1))))
+    await talk.until_ended("a")
+    assert sum(map(len, talk.answer("a").token_ids.values())) == 1
+    talk.call.cancel()

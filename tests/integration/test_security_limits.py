@@ -6,8 +6,9 @@ import grpc
 from google.rpc import error_details_pb2
 
 from common.client import ask
-from tests.integration.house import eventually, house
+from tests.integration.house import eventually, failure, house
 from tests.integration.stream import Stream, detail, occupied, queued, tokens
+from tests.integration.test_generate_session import Talk, submit
 
 BIG = ask(token_ids=[300] * 2000, sampling=tokens(2))
 
@@ -42,3 +43,21 @@ async def test_requests_that_wait_hold_only_so_many_bytes() -> None:
         await asyncio.gather(*(stream.finished() for stream in (*waiting[1:], again)))
         # What runs or has ended holds nothing, and whatever its size one request is let in.
         assert (await built.client.generate(ask("x" * 4 * size, sampling=tokens(1)))).finished is not None
+
+
+async def test_a_tenant_has_only_so_many_sessions_open() -> None:
+    async with house(scheduler={"other_tenants": {"max_sessions": 1}}) as built:
+        first = Talk(built.client)
+        await first.say(submit("a", ask("hi", sampling=tokens(1))))
+        await first.until_ended("a")
+        error = await failure(Talk(built.client).call.read())
+        info = detail(error, error_details_pb2.ErrorInfo)
+        assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert info.metadata["max_sessions"] == "1"
+        await first.call.done_writing()
+        while await first.call.read() is not grpc.aio.EOF:
+            pass
+        again = Talk(built.client)
+        await again.say(submit("b", ask("hi", sampling=tokens(1))))
+        await again.until_ended("b")
+        again.call.cancel()
