@@ -13,6 +13,7 @@ import pytest_asyncio
 from common.cli import parser
 from common.setting_field import setting_fields
 from common.settings import Settings
+from scheduler.caller import Caller, Right
 from scheduler.config import SchedulerSettings
 from scheduler.core.decisions import RejectReason
 from scheduler.core.policy import make_policy
@@ -159,16 +160,34 @@ def test_every_other_command_is_one_that_its_program_takes() -> None:
                 assert command in [*GRPCURL, *GENERATE], f"nobody checks this: {command}"
 
 
+def settings_with(toml: str, folder: Path) -> SchedulerSettings:
+    (folder / "sluice.toml").write_text(toml)
+    return SchedulerSettings.load(["--config", str(folder / "sluice.toml")], prog="sluice-scheduler")
+
+
 def test_settings_in_a_file_are_what_the_readme_says(tmp_path: Path) -> None:
-    ((_, toml),) = [block for block in BLOCKS if block[0] == "toml"]
-    (tmp_path / "sluice.toml").write_text(toml)
-    loaded = SchedulerSettings.load(["--config", str(tmp_path / "sluice.toml")], prog="sluice-scheduler")
+    (toml,) = [text for language, text in BLOCKS if language == "toml" and "callers" not in text]
+    loaded = settings_with(toml, tmp_path)
     assert loaded.worker == ["10.0.0.5:50061", "10.0.0.6:50061"]
     assert (loaded.default_deadline_s, loaded.max_tokens.cap, loaded.max_tokens.over_cap) == (20, 1024, "refuse")
     assert loaded.high.ttft_s == 1.0
     assert loaded.classes["code"].core("code").e2e_s == 2.5
     assert loaded.tenants["acme"].quota().tokens_per_minute == 600_000
     assert loaded.other_tenants.max_requests == 64
+
+
+def test_callers_in_a_file_are_what_the_readme_says(tmp_path: Path) -> None:
+    (toml,) = [text for language, text in BLOCKS if language == "toml" and "callers" in text]
+    loaded = settings_with(toml, tmp_path)
+    assert loaded.callers["acme"].caller("acme") == Caller(
+        "acme", frozenset({Right.GENERATE}), frozenset({"normal", "low"}), any_tenant=False
+    )
+    assert loaded.callers["operator"].rights == [Right.ADMIN]
+    assert (loaded.tls.certificate, loaded.tls.key, loaded.tls.client_ca) == (
+        "scheduler.pem",
+        "scheduler.key",
+        "clients.pem",
+    )
 
 
 def settings_table(settings: type[Settings]) -> str:
