@@ -122,10 +122,10 @@ class Scheduler:
             raise ValueError(f"request {request.request_id} has been submitted already")
         settled = self._settle(now)  # nothing starts yet: what time has freed may be for the newcomer
         if refusal := self._refuse_at_the_door(request, now):
-            return [*settled, *self._start_ready(now), refusal]
+            return [*settled, refusal, *self._start_ready(now)]
         self._quotas.enter(request, self._expected_use(request), now)
         if refusal := self._discipline.admit(request, now):
-            return [*settled, *self._start_ready(now), self._given_up(refusal)]
+            return [*settled, self._given_up(refusal), *self._start_ready(now)]
         decisions = self._replan(now)
         if request.request_id in self._waiting:
             decisions.append(self._keep_waiting(request))
