@@ -44,14 +44,14 @@ class AdminClient:
 
     async def limits(
         self, *, max_queued_requests: int | None = None, max_tokens_cap: int | None = None
-    ) -> admin_pb2.UpdateLimitsResponse:
+    ) -> admin_pb2.UpdateLimitsResponse | admin_pb2.GetLimitsResponse:
         """Change the limits that are given, maybe none, and return all."""
         given = {"max_queued_requests": max_queued_requests, "max_tokens_cap": max_tokens_cap}
         named = {name: value for name, value in given.items() if value is not None}
+        if not named:
+            return await self._stub.GetLimits(admin_pb2.GetLimitsRequest(), timeout=TIMEOUT_S, metadata=self._metadata)
         message = admin_pb2.UpdateLimitsRequest(limits=admin_pb2.Limits(**named))
         message.update_mask.paths.extend(named)
-        if not named:
-            message.update_mask.SetInParent()
         return await self._stub.UpdateLimits(message, timeout=TIMEOUT_S, metadata=self._metadata)
 
     async def drain(self, worker: str) -> admin_pb2.DrainWorkerResponse:

@@ -6,6 +6,7 @@ from functools import wraps
 from typing import Any, TypeVar
 
 import structlog
+from google.protobuf.unknown_fields import UnknownFieldSet
 
 from common.rich_status import Violation, abort
 from scheduler.caller import Right, caller_of
@@ -80,7 +81,9 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
     def CancelRequests(self, request: admin_pb2.CancelRequestsRequest) -> admin_pb2.CancelRequestsResponse:  # noqa: N802
         """End requests; see the proto."""
         check_filter(request.filter)
-        if not request.filter.ByteSize():
+        if len(UnknownFieldSet(request.filter)):  # ignored it would let more be cancelled than was meant
+            raise InvalidRequest([Violation("filter", "has a field that is unknown here")])
+        if not request.filter.ListFields():
             raise InvalidRequest([Violation("filter", "must name what to cancel: ids, a tenant, a class or a state")])
         found = matching(request.filter, self._dispatcher)
         for lease in found:

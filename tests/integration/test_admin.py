@@ -178,6 +178,16 @@ async def test_cancelling_without_saying_what_is_refused() -> None:
         assert (error.code(), "filter" in (error.details() or "")) == (grpc.StatusCode.INVALID_ARGUMENT, True)
 
 
+async def test_a_filter_with_a_field_that_is_unknown_here_cancels_nothing() -> None:
+    filter_of_another_version = admin_pb2.RequestFilter(tenant="")
+    filter_of_another_version.MergeFromString(b"\xaa\x06\x01x")  # field 101
+    async with house(scheduler=RELAXED) as built, operator(built) as call:
+        stream = Stream(built, ask("hello", sampling=tokens(5)), timeout_s=60)
+        request = admin_pb2.CancelRequestsRequest(filter=filter_of_another_version)
+        assert (await failure(call("CancelRequests", request))).code() == grpc.StatusCode.INVALID_ARGUMENT
+        await stream.finished()
+
+
 async def test_a_drained_worker_ends_what_it_has_gets_nothing_new_and_comes_back_undrained() -> None:
     async with house(workers=2, scheduler=RELAXED) as built, operator(built) as call:
         stream = Stream(built, ask("hello", sampling=tokens(300)), timeout_s=60)
