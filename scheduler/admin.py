@@ -14,7 +14,6 @@ from scheduler.dispatcher import Dispatcher
 from scheduler.errors import (
     CancelledByOperator,
     InvalidRequest,
-    PermissionDenied,
     SluiceError,
     WorkerNotFound,
     to_rich_error,
@@ -41,8 +40,7 @@ def _guarded(
     @wraps(handler)
     async def handle(self: Servicer, request: Request, context: Any) -> Response:
         try:
-            if Right.ADMIN not in caller_of(context).rights:
-                raise PermissionDenied(f"the caller lacks the right {Right.ADMIN.value}")
+            caller_of(context).entitled(Right.ADMIN)
             return handler(self, request)
         except SluiceError as error:
             await abort(context, to_rich_error(error))

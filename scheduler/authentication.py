@@ -12,7 +12,7 @@ from common.log import get_logger
 from common.rich_status import abort
 from scheduler.caller import Caller, Right, identify
 from scheduler.caller_settings import CallerSettings
-from scheduler.errors import PermissionDenied, SluiceError, Unauthenticated, to_rich_error
+from scheduler.errors import SluiceError, Unauthenticated, to_rich_error
 from scheduler.tenant import FIELD, tenant_of
 
 OPEN: Final = "/grpc.health.v1.Health/"
@@ -74,9 +74,7 @@ class Authentication(grpc.aio.ServerInterceptor):
 
 
 def _entitled(caller: Caller, right: Right | None) -> Caller:
-    if right is not None and right not in caller.rights:
-        raise PermissionDenied(f"the caller lacks the right {right.value}")
-    return caller
+    return caller if right is None else caller.entitled(right)
 
 
 def _speaking(caller: Caller, context: Any) -> Caller:

@@ -35,6 +35,12 @@ class Caller:
     classes: frozenset[str] | None = None
     any_tenant: bool = True
 
+    def entitled(self, right: Right) -> "Caller":
+        """Return this caller; PermissionDenied where it lacks the right."""
+        if right not in self.rights:
+            raise PermissionDenied(f"the caller lacks the right {right.value}")
+        return self
+
     def speaking_for(self, tenant: str, field: str) -> "Caller":
         """Return this caller with the tenant that ``field`` of a call names.
 

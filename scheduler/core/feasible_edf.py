@@ -119,9 +119,12 @@ class FeasibleEdfDiscipline(Discipline):
         return not self._restraint.is_cheap(self._value(job), now, greedy=greedy) and not self._is_tight(job, now)
 
     def _is_tight(self, job: Job, now: float) -> bool:
+        """Whether it would be late if it waited as many times as long as the restraint wants it to bear."""
         margin = self._restraint.margin
+        if margin <= 1:
+            return False
         supply = self._forecast.supply()
-        wait_s = margin * self.waiting.backlog.wait_s(supply, job) if margin > 1 else 0.0
+        wait_s = margin * self.waiting.backlog.wait_s(supply, job)
         return wait_s > 0 and now + wait_s + job.prefill_tokens * supply.own_token_s > job.due_s
 
     def _is_behind_owed(self, job: Job) -> bool:
