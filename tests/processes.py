@@ -37,11 +37,15 @@ def free_port() -> int:
 class Process:
     """One process of the test; its log is a file of JSON lines."""
 
-    def __init__(self, name: str, arguments: list[str], folder: Path) -> None:
+    def __init__(
+        self, name: str, arguments: list[str], folder: Path, environment: dict[str, str] | None = None
+    ) -> None:
         self.log_path = folder / f"{name}.log"
         with self.log_path.open("ab") as log:
             command = [sys.executable, "-m", *arguments, "--log.format", "json"]
-            self.popen = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
+            self.popen = subprocess.Popen(
+                command, cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True
+            )
 
     def log(self) -> list[dict[str, Any]]:
         """Return the events logged so far; lines of other programs are left out."""
@@ -107,7 +111,11 @@ class Sluice:
         """Start the worker of that number on its port."""
         arguments = ["worker", "--engine", self._engine, "--listen", f"127.0.0.1:{self.worker_ports[number]}"]
         arguments += ["--metrics-listen", "", *(["--model", self._model] if self._model else [])]
-        return Process(f"worker-{number}", arguments + self._worker_arguments, self.folder)
+        return Process(f"worker-{number}", arguments + self._worker_arguments, self.folder, self.environment(number))
+
+    def environment(self, number: int) -> dict[str, str]:
+        """Return the environment of the worker of that number."""
+        return dict(os.environ)
 
     def start_scheduler(self) -> Process:
         """Start the scheduler in front of all workers."""

@@ -41,6 +41,9 @@ class WorkerSettings(Settings):
         False, description="Serve other machines without TLS: whoever is on the way can read and change everything."
     )
     tensor_parallel_size: int = Field(1, ge=1, description="GPUs that share one engine.")
+    distributed_executor_backend: Literal["auto", "mp", "ray"] = Field(
+        "auto", description="What spreads an engine over GPUs; ray: over those of several machines, too."
+    )
     context_tokens: int | None = Field(
         None, ge=1, description="Context in tokens, by YaRN beyond the model's own; unset: its own."
     )

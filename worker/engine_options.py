@@ -30,12 +30,14 @@ class Platform:
         gpus: GPUs that this process sees; 0: it runs on the CPU.
         quantization_methods: Names that the engine knows.
         has_bitsandbytes: Whether the package bitsandbytes is installed.
+        has_ray: Whether the package ray is installed.
 
     """
 
     gpus: int
     quantization_methods: frozenset[str]
     has_bitsandbytes: bool
+    has_ray: bool = False
 
 
 def engine_options(settings: WorkerSettings, platform: Platform) -> dict[str, Any]:
@@ -73,11 +75,13 @@ def check_sizes(settings: WorkerSettings) -> None:
 def check_platform(settings: WorkerSettings, platform: Platform) -> None:
     """See that the GPUs are there and the engine knows the formats; raises InvalidOption."""
     wanted, backend = settings.tensor_parallel_size, settings.attention_backend
-    spreads = "distributed_executor_backend" in settings.engine_args
-    if 0 < platform.gpus < wanted and not spreads:
+    backends = settings.distributed_executor_backend, settings.engine_args.get("distributed_executor_backend")
+    if 0 < platform.gpus < wanted and "ray" not in backends:
         raise InvalidOption(
             "tensor_parallel_size", f"must be at most {platform.gpus}, the GPUs seen here, not {wanted}"
         )
+    if settings.distributed_executor_backend == "ray":
+        _check_ray(platform)
     if platform.gpus == 0 and backend != "auto":
         raise InvalidOption("attention_backend", f"must be auto where the engine runs on the CPU, not {backend}")
     method = settings.quantization
@@ -86,6 +90,13 @@ def check_platform(settings: WorkerSettings, platform: Platform) -> None:
     elif method and method not in platform.quantization_methods:
         known = ", ".join(sorted(platform.quantization_methods))
         raise InvalidOption("quantization", f"the installed vLLM does not know {method!r}; it knows {known}")
+
+
+def _check_ray(platform: Platform) -> None:
+    if platform.gpus == 0:
+        raise InvalidOption("distributed_executor_backend", "ray needs GPUs; vLLM has no Ray where it runs on the CPU")
+    if not platform.has_ray:
+        raise InvalidOption("distributed_executor_backend", "ray is not installed: pip install 'ray[cgraph]'")
 
 
 def _check_bitsandbytes(platform: Platform) -> None:

@@ -47,7 +47,9 @@ def engine_args(settings: WorkerSettings) -> AsyncEngineArgs:
         values[STEP_DETAILS] = True
     if not on_cpu:
         values["gpu_memory_utilization"] = settings.gpu_memory_utilization
-    if on_cpu and settings.tensor_parallel_size == 1:
+    if settings.distributed_executor_backend != "auto":
+        values["distributed_executor_backend"] = settings.distributed_executor_backend
+    elif on_cpu and settings.tensor_parallel_size == 1:
         # By itself vLLM computes in a process of its own, which waits for work by yielding without end. Where cores are
         # few, Linux 6.18 then leaves that core's other processes and its network without time until the work ends.
         values["distributed_executor_backend"] = UniProcExecutor
@@ -61,7 +63,8 @@ def engine_args(settings: WorkerSettings) -> AsyncEngineArgs:
 def _platform() -> Platform:
     """What the installed vLLM runs on and knows."""
     gpus = 0 if current_platform.is_cpu() else current_platform.device_count()
-    return Platform(gpus, frozenset(QUANTIZATION_METHODS), find_spec("bitsandbytes") is not None)
+    bitsandbytes, ray = (find_spec(name) is not None for name in ("bitsandbytes", "ray"))
+    return Platform(gpus, frozenset(QUANTIZATION_METHODS), bitsandbytes, ray)
 
 
 def _folder_name(model: str) -> str | None:

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,15 @@ def test_more_gpus_than_are_seen_are_refused_unless_the_engine_spans_machines() 
     with refused("tensor_parallel_size: must be at most 2, the GPUs seen here, not 4"):
         options(two, tensor_parallel_size=4)
     assert options(two, tensor_parallel_size=4, engine_args={"distributed_executor_backend": "ray"}) == {}
+    with_ray = replace(two, has_ray=True)
+    assert options(with_ray, tensor_parallel_size=4, distributed_executor_backend="ray") == {}
+
+
+def test_ray_where_it_cannot_run_is_refused_with_the_reason() -> None:
+    with refused("distributed_executor_backend: ray needs GPUs"):
+        options(CPU, distributed_executor_backend="ray")
+    with refused("distributed_executor_backend: ray is not installed: pip install 'ray[cgraph]'"):
+        options(BOX, distributed_executor_backend="ray")
 
 
 def test_a_context_beyond_the_models_own_sets_yarn_up() -> None:
