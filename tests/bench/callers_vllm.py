@@ -80,9 +80,10 @@ class Completions:
         return int(found[-1]) if found else 0
 
     def body(self, prompt: list[int], tokens: int) -> dict[str, Any]:
-        """Return the request; over HTTP -1 is the way to name no top_k that all of these servers take."""
+        """Return the request. Nothing to say of top_k is what all of these servers understand alike: none takes all."""
         streamed = {"stream": True, "stream_options": {"include_usage": True}}
-        return {"model": self._model, "prompt": prompt, "max_tokens": tokens, **streamed, **SAMPLING, "top_k": -1}
+        sampling = {name: value for name, value in SAMPLING.items() if name != "top_k"}
+        return {"model": self._model, "prompt": prompt, "max_tokens": tokens, **streamed, **sampling}
 
 
 class VllmGrpc:

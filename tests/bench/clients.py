@@ -8,6 +8,7 @@ import sys
 import time
 from contextlib import suppress
 from dataclasses import replace
+from itertools import count
 from multiprocessing import Pipe
 from pathlib import Path
 from types import TracebackType
@@ -66,12 +67,16 @@ class ClientProcess:
 
 
 class Clients:
-    """Several client processes that share a load; ready when entered, ended when left."""
+    """Several client processes that share a load; ready when entered, ended when left.
+
+    No two loads of this process have a prompt in common, so that no arm finds what another left in a prefix cache.
+    """
+
+    _loads = count()
 
     def __init__(self, count: int, caller: str, arguments: dict[str, Any], folder: Path) -> None:
         self._arguments = (caller, arguments)
         self._logs = [folder / f"{caller.partition(':')[2]}-{number}.log" for number in range(count)]
-        self._next_prompt = 0
         self.processes: list[ClientProcess] = []
 
     def __enter__(self) -> Self:
@@ -92,13 +97,12 @@ class Clients:
 
     def begin(self, load: Load) -> int:
         """Share the load out; return how many of the processes got some."""
-        count = min(len(self.processes), load.streams)
-        for number, process in enumerate(self.processes[:count]):
-            streams = load.streams // count + (number < load.streams % count)
-            first = self._next_prompt + number * PROMPTS_PER_LOAD // count
+        busy, first_prompt = min(len(self.processes), load.streams), next(self._loads) * PROMPTS_PER_LOAD
+        for number, process in enumerate(self.processes[:busy]):
+            streams = load.streams // busy + (number < load.streams % busy)
+            first = first_prompt + number * PROMPTS_PER_LOAD // busy
             process.send(replace(load, streams=streams, first_prompt=first))
-        self._next_prompt += PROMPTS_PER_LOAD // 7
-        return count
+        return busy
 
     def collect(self, count: int, timeout_s: float) -> Seen:
         """Return what ``count`` of them saw all together."""

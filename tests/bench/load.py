@@ -142,8 +142,9 @@ async def _answer(caller: Caller, prompt: list[int], load: Load, seen: Seen) -> 
 
 
 def make_prompt(number: int, tokens: int) -> list[int]:
-    """Return a prompt of a beginning that no other of 160,000 numbers has, so that no prefix cache helps."""
-    return [100 + number % 400, *(100 + (number // 400 + 7 * place) % 400 for place in range(tokens - 1))]
+    """Return a prompt of a beginning that no other of 64 million numbers has, so that no prefix cache helps."""
+    beginning = (100 + number % 400, 100 + number // 400 % 400, 100 + number // 160_000 % 400)
+    return [*beginning, *(100 + (number + 7 * place) % 400 for place in range(tokens - 3))][:tokens]
 
 
 def _reason(error: Exception) -> str:
