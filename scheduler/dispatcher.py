@@ -73,6 +73,7 @@ class Dispatcher:
             max_sequences=hello.capacity.max_sequences,
             kv_cache_tokens=hello.capacity.kv_cache_tokens,
             max_step_tokens=hello.capacity.max_step_tokens,
+            steps_ahead=hello.capacity.steps_ahead,
         )
         decisions = self.core.join(hello.worker_id, capacity, time.monotonic())
         self._sessions[hello.worker_id] = session

@@ -244,6 +244,7 @@ class SimulatedEngine:
                 max_sequences=options.max_sequences,
                 kv_cache_tokens=options.kv_cache_tokens,
                 max_step_tokens=options.max_step_tokens,
+                steps_ahead=1,
             ),
             tokenizer=describe_tokenizer(files.tokenizer_json, files.chat_template, files.special_tokens),
         )

@@ -50,6 +50,8 @@ def describe(config: VllmConfig, tokenizer: Any) -> EngineDescription:
             max_sequences=config.scheduler_config.max_num_seqs,
             kv_cache_tokens=config.cache_config.num_gpu_blocks * config.cache_config.block_size,
             max_step_tokens=config.scheduler_config.max_num_batched_tokens,
+            # One step computes while outputs travel; where vLLM schedules ahead, the batch of the next is made, too.
+            steps_ahead=2 if config.scheduler_config.async_scheduling else 1,
         ),
         tokenizer=describe_tokenizer(tokenizer_json, template, dict(tokenizer.special_tokens_map)),
     )

@@ -21,12 +21,19 @@ class Capacity:
         max_sequences: Sequences that run together.
         kv_cache_tokens: Tokens that the KV cache holds.
         max_step_tokens: Tokens of one engine step, prefill and decode together.
+        steps_ahead: Steps that are on their way before what an earlier one brought is known here.
 
     """
 
     max_sequences: int
     kv_cache_tokens: int
     max_step_tokens: int
+    steps_ahead: int = 0
+
+    @property
+    def prefill_tokens(self) -> int:
+        """Outstanding prefill with which no step goes half empty while news of it and answers to it travel."""
+        return self.max_step_tokens * (1 + self.steps_ahead)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +138,8 @@ class WorkerState:
         """Whether the worker has the credit to run the request now.
 
         An idle worker takes whatever fits, so that nothing waits for ever. Prefill counts only what is outstanding: a
-        prompt longer than a step may start as soon as less than one step is. The prefill bucket protects those that
-        decode: it may be overdrawn by one prompt, and does not count while nothing decodes.
+        prompt of any length may start while less is than the steps on their way take. The prefill bucket protects those
+        that decode: it may be overdrawn by one prompt, and does not count while nothing decodes.
         """
         if not self._reservations:
             return self.fits(request)
@@ -212,7 +219,7 @@ class WorkerState:
         oldest_tokens = next(iter(self._prefilling.values()), 1)
         self.pending_prefill_tokens = self.prefill_tokens - max(0, min(self._prefilled_tokens, oldest_tokens - 1))
         self.is_open = not self._reservations or (
-            self.pending_prefill_tokens < self.capacity.max_step_tokens
+            self.pending_prefill_tokens < self.capacity.prefill_tokens
             and self.sequences < self.capacity.max_sequences
             and (self.prefill_bucket.is_open or not self.decoding)
         )

@@ -73,6 +73,14 @@ def test_a_prompt_longer_than_a_step_starts_while_less_than_a_step_is_outstandin
     assert not worker.can_run(make_request(prompt_tokens=1), 16)
 
 
+def test_an_engine_that_is_steps_ahead_of_its_reports_is_given_their_prefill_too() -> None:
+    worker = busy_worker(replace(SMALL, steps_ahead=2))
+    worker.reserve(make_request("almost three steps", prompt_tokens=299), 16)
+    assert worker.can_run(make_request(prompt_tokens=100), 16)
+    worker.reserve(make_request("one more", prompt_tokens=1), 16)
+    assert not worker.can_run(make_request(prompt_tokens=1), 16)
+
+
 def test_an_idle_worker_takes_whatever_fits_and_nothing_else() -> None:
     worker = WorkerState("w", SMALL)
     worker.report(EngineLoad(kv_cache_usage=1.0), now=0.0)

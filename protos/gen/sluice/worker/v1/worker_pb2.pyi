@@ -179,22 +179,28 @@ class Capacity(_message.Message):
     MAX_SEQUENCES_FIELD_NUMBER: _builtins.int
     KV_CACHE_TOKENS_FIELD_NUMBER: _builtins.int
     MAX_STEP_TOKENS_FIELD_NUMBER: _builtins.int
+    STEPS_AHEAD_FIELD_NUMBER: _builtins.int
     max_sequences: _builtins.int
     """Sequences that run together."""
     kv_cache_tokens: _builtins.int
     """Tokens that the KV cache holds."""
     max_step_tokens: _builtins.int
     """Tokens of one engine step, prefill and decode together."""
+    steps_ahead: _builtins.int
+    """Steps that have begun, or whose batch is already made, before what an earlier step brought is reported: so many more
+    steps' prefill has to be there for no step to go half empty.
+    """
     def __init__(
         self,
         *,
         max_sequences: _builtins.int = ...,
         kv_cache_tokens: _builtins.int = ...,
         max_step_tokens: _builtins.int = ...,
+        steps_ahead: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kv_cache_tokens", b"kv_cache_tokens", "max_sequences", b"max_sequences", "max_step_tokens", b"max_step_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kv_cache_tokens", b"kv_cache_tokens", "max_sequences", b"max_sequences", "max_step_tokens", b"max_step_tokens", "steps_ahead", b"steps_ahead"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
