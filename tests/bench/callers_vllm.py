@@ -9,6 +9,7 @@ from tokenizers import Tokenizer
 from tests.bench.load import SAMPLING, Heard
 
 USAGE_TAIL_BYTES = 2_000
+WHOLE_VOCABULARY = 2**20  # more words than any model has
 COMPLETION_TOKENS = re.compile(rb'"completion_tokens":\s*(\d+)')
 
 
@@ -80,9 +81,9 @@ class Completions:
         return int(found[-1]) if found else 0
 
     def body(self, prompt: list[int], tokens: int) -> dict[str, Any]:
-        """Return the request. Nothing to say of top_k is what all of these servers understand alike: none takes all."""
+        """Return the request. Some servers refuse a top_k of 0, some one of -1; all know one of everything."""
         streamed = {"stream": True, "stream_options": {"include_usage": True}}
-        sampling = {name: value for name, value in SAMPLING.items() if name != "top_k"}
+        sampling = {**SAMPLING, "top_k": WHOLE_VOCABULARY}
         return {"model": self._model, "prompt": prompt, "max_tokens": tokens, **streamed, **sampling}
 
 

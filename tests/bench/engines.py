@@ -212,8 +212,7 @@ def server_flags(place: Site) -> list[str]:
     usual = AsyncEngineArgs(model=ours.model)
     differing = {each.name: getattr(ours, each.name) for each in fields(AsyncEngineArgs) if each.name != "model"}
     differing = {name: value for name, value in differing.items() if value != getattr(usual, name)}
-    neutral = ["--disable-log-stats", "--generation-config", "vllm"]  # no sampling values of the model's own
-    return [*neutral, *(word for name, value in differing.items() for word in flag(name, value))]
+    return ["--disable-log-stats", *(word for name, value in differing.items() for word in flag(name, value))]
 
 
 def flag(name: str, value: object) -> list[str]:
