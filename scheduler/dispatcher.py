@@ -74,6 +74,7 @@ class Dispatcher:
             kv_cache_tokens=hello.capacity.kv_cache_tokens,
             max_step_tokens=hello.capacity.max_step_tokens,
             steps_ahead=hello.capacity.steps_ahead,
+            context_tokens=hello.model.context_tokens,
         )
         decisions = self.core.join(hello.worker_id, capacity, time.monotonic())
         self._sessions[hello.worker_id] = session

@@ -1,7 +1,8 @@
 """How a policy is carried out: the order of service, and what the scheduler asks of it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import NamedTuple
 
 from scheduler.core.decisions import Reject
@@ -70,7 +71,7 @@ class Discipline:
     def consider(self, request: Request, now: float) -> Consideration:
         """Tell what ``admit`` and the plan after it would do with a request; nothing changes."""
         position = self.waiting.position_for(request)
-        placement = None if position else self.place(request)
+        placement = self.place_at(request, position)
         wait_s = 0.0 if placement else self._books.drain_rate.wait_s(position)
         return Consideration(None, position, wait_s, False, placement)
 
@@ -89,7 +90,28 @@ class Discipline:
     def next_start(self, now: float) -> Placement | None:
         """Who starts next, and where; None when nobody can."""
         head = self.waiting.head()
-        return self.place(head) if head else None
+        if head is None:
+            return None
+        return self.place(head) or self.beside(head)
+
+    def beside(self, head: Request) -> Placement | None:
+        """The first to start where the head, which nobody can take now, could never run: that costs it nothing."""
+        others = self._never_for(head)
+        first = next((each for each in self.waiting if fits_any(each, others)), None) if others else None
+        return self.place(first, others) if first else None
+
+    def place_at(self, request: Request, position: int) -> Placement | None:
+        """Where a request that has not joined could start now behind as many as ``position``; None: nowhere."""
+        if not position:
+            return self.place(request)
+        head = self.waiting.head()
+        others = self._never_for(head) if head and not self.place(head) else []
+        if not fits_any(request, others) or any(fits_any(each, others) for each in islice(self.waiting, position)):
+            return None
+        return self.place(request, others)
+
+    def _never_for(self, head: Request) -> list[WorkerState]:
+        return [worker for worker in self._books.fleet if worker.is_open and not worker.fits(head)]
 
     def started(self, placement: Placement, now: float) -> None:
         """A request has started."""
@@ -111,8 +133,13 @@ class Discipline:
         """When time alone next changes something; None when nothing waits."""
         return self.waiting.next_deadline_s()
 
-    def place(self, request: Request) -> Placement | None:
-        """Where a request could start now, whoever else waits; None: nowhere."""
+    def place(self, request: Request, among: Iterable[WorkerState] | None = None) -> Placement | None:
+        """Where a request could start now, whoever else waits; None: nowhere. Unless told, among all workers."""
         expected_tokens = self._books.output_length.expected_tokens(request)
-        worker = choose_worker(self._books.fleet, request, expected_tokens)
+        worker = choose_worker(among or self._books.fleet, request, expected_tokens)
         return Placement(request, worker, expected_tokens) if worker else None
+
+
+def fits_any(request: Request, workers: Iterable[WorkerState]) -> bool:
+    """Whether some of the workers could run the request if it ran nothing else."""
+    return any(worker.fits(request) for worker in workers)

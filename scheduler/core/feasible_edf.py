@@ -1,7 +1,7 @@
 """Feasible EDF with value shedding: start in order of urgency, and keep only what can be in time."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import count, islice
 
@@ -106,7 +106,7 @@ class FeasibleEdfDiscipline(Discipline):
         if job in shed:
             return self._considered_without_promise(request, job, now)
         position = self.waiting.position_at(job.urgent_s) - sum(each < job for each in shed)
-        placement = None if position or self._is_behind_owed(job) else self.place(request)
+        placement = None if self._is_behind_owed(job) else self.place_at(request, position)
         refused = sum(self._classes[each.request.class_name].on_infeasible == "refuse" for each in shed)
         return Consideration(None, position, 0.0 if placement else wait_s, True, placement, refused)
 
@@ -161,7 +161,7 @@ class FeasibleEdfDiscipline(Discipline):
         head = self.first()
         if head is None or not self._books.fleet.is_open():
             return None
-        return self.place(head) or self._bypass(head, now)
+        return self.place(head) or self.beside(head) or self._bypass(head, now)
 
     def first(self) -> Request | None:
         """Who is to start next."""
@@ -267,16 +267,16 @@ class FeasibleEdfDiscipline(Discipline):
             return Consideration(self._refuse(request, job), len(self.waiting), drained_s, False, None)
         key = RELEGATED + request.deadline_s if relegated else request.deadline_s
         position = self.waiting.position_at(key)
-        placement = None if position else self.place(request)
+        placement = self.place_at(request, position)
         return Consideration(None, position, 0.0 if placement else drained_s, False, placement)
 
     def _is_starved(self, class_name: str, now: float) -> bool:
         return not self._running[class_name] and now - self._fed_s.get(class_name, now) >= PROBE_AFTER_S
 
-    def place(self, request: Request) -> Placement | None:
-        """Where a request could start now, whoever else waits; None: nowhere."""
+    def place(self, request: Request, among: Iterable[WorkerState] | None = None) -> Placement | None:
+        """See Discipline.place."""
         expected_tokens = self._books.output_length.expected_tokens(request)
-        worker = choose_soonest(self._books.fleet, request, expected_tokens)
+        worker = choose_soonest(among or self._books.fleet, request, expected_tokens)
         return Placement(request, worker, expected_tokens) if worker else None
 
     def _bypass(self, head: Request, now: float) -> Placement | None:

@@ -1,5 +1,6 @@
 """The workers and what they have left: a capacity ledger for each, kept by the scheduler alone."""
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -22,6 +23,7 @@ class Capacity:
         kv_cache_tokens: Tokens that the KV cache holds.
         max_step_tokens: Tokens of one engine step, prefill and decode together.
         steps_ahead: Steps that are on their way before what an earlier one brought is known here.
+        context_tokens: Tokens of a prompt and its answer together.
 
     """
 
@@ -29,6 +31,7 @@ class Capacity:
     kv_cache_tokens: int
     max_step_tokens: int
     steps_ahead: int = 0
+    context_tokens: int = sys.maxsize
 
     @property
     def prefill_tokens(self) -> int:
@@ -130,7 +133,8 @@ class WorkerState:
     def fits(self, request: Request) -> bool:
         """Whether the worker could run the request if it ran nothing else."""
         return (
-            request.prompt_tokens + 1 <= self.capacity.kv_cache_tokens
+            request.context_tokens <= self.capacity.context_tokens
+            and request.prompt_tokens + 1 <= self.capacity.kv_cache_tokens
             and request.sequences <= self.capacity.max_sequences
         )
 
@@ -145,6 +149,7 @@ class WorkerState:
             return self.fits(request)
         return (
             self.is_open
+            and request.context_tokens <= self.capacity.context_tokens
             and self.sequences + request.sequences <= self.capacity.max_sequences
             and _kv_tokens(request, expected_tokens) <= self.free_kv_tokens
         )

@@ -52,6 +52,11 @@ class Request:
     resumes: "Request | None" = None
 
     @property
+    def context_tokens(self) -> int:
+        """Tokens of context that it may come to need."""
+        return self.prompt_tokens + self.max_tokens
+
+    @property
     def class_name(self) -> str:
         """The name of its service class."""
         return self.service_class or CLASS_OF_PRIORITY[self.priority]

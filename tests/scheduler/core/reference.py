@@ -100,6 +100,15 @@ class Reference:
             assert worker.prefill_tokens == sum(each.prefill_tokens for each in placed)
             for request in [*self.resuming, *([] if held_up else self.waiting[:1])]:
                 assert not self._has_credit(request, worker), "the head could start"
+        if self.waiting and not held_up:
+            self._check_beside(self.waiting[0], list(ledgers.values()))
+
+    def _check_beside(self, head: Request, workers: list[WorkerState]) -> None:
+        """Nobody waits for the head's sake for a worker on which it can never run."""
+        others = [each for each in workers if each.is_open and not self._fits(head, self.workers[each.worker_id])]
+        fitting = (each for each in self.waiting if any(self._fits(each, other.capacity) for other in others))
+        if first := next(fitting, None):
+            assert not any(self._has_credit(first, other) for other in others), "the head keeps others out for nothing"
 
     def _start(self, request: Request, worker: WorkerState, now: float) -> None:
         assert request.deadline_s > now, "started after its deadline"
@@ -108,7 +117,11 @@ class Reference:
             self.resuming.remove(request)
         else:
             assert not any(map(self._fits_somewhere, self.resuming)), "passed one that had started before"
-            assert request == self.waiting.pop(0), "not the head of the queue"
+            place = self.waiting.index(request)
+            capacity = self.workers[worker.worker_id]
+            earlier = [each for each in self.waiting[:place] if self._fits(each, capacity)]
+            assert not earlier, "passed one that could run there"
+            del self.waiting[place]
         kv_tokens = self._kv_tokens(request)
         self.running[request.request_id] = Placed(request, worker.worker_id, kv_tokens, request.prompt_tokens)
 
@@ -130,7 +143,8 @@ class Reference:
         reported = int(worker.load.kv_cache_usage * capacity.kv_cache_tokens)
         kv_in_use = max(sum(each.kv_tokens for each in placed), reported)
         return (
-            sum(each.prefill_tokens for each in placed) < capacity.max_step_tokens
+            request.prompt_tokens + request.max_tokens <= capacity.context_tokens
+            and sum(each.prefill_tokens for each in placed) < capacity.max_step_tokens
             and sum(each.request.sequences for each in placed) + request.sequences <= capacity.max_sequences
             and kv_in_use + self._kv_tokens(request) <= worker.kv_limit_tokens <= 0.97 * capacity.kv_cache_tokens
         )
@@ -148,4 +162,8 @@ class Reference:
 
     @staticmethod
     def _fits(request: Request, capacity: Capacity) -> bool:
-        return request.prompt_tokens < capacity.kv_cache_tokens and request.sequences <= capacity.max_sequences
+        return (
+            request.prompt_tokens < capacity.kv_cache_tokens
+            and request.sequences <= capacity.max_sequences
+            and request.prompt_tokens + request.max_tokens <= capacity.context_tokens
+        )

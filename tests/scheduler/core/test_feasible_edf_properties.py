@@ -33,6 +33,7 @@ CAPACITIES = st.builds(
     max_sequences=st.sampled_from([2, 1, 5]),
     kv_cache_tokens=st.sampled_from([200, 60, 4_000]),
     max_step_tokens=st.sampled_from([40, 1, 100]),
+    context_tokens=st.sampled_from([1_000_000, 60]),
 )
 MAX_QUEUED_REQUESTS = 12
 

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 from scheduler.core.fleet import Capacity, Fleet, WorkerState
 from scheduler.core.placement import choose_soonest, choose_worker
 from tests.scheduler.core.builders import LARGE, SINGLE, make_request
@@ -73,3 +75,21 @@ def test_a_worker_that_is_sooner_by_more_than_that_is_chosen_however_many_it_ser
         worker.prefill_token_s = prefill_token_s
     occupy(fleet, "a", prompt_tokens=50, prefill_done=True)
     assert soonest(fleet, prompt_tokens=500) == "a"
+
+
+SHORT, LONG = replace(LARGE, context_tokens=1_000), replace(LARGE, context_tokens=50_000)
+
+
+def test_a_shorter_context_is_used_first_and_one_that_is_too_short_never() -> None:
+    fleet = fleet_of(long=LONG, short=SHORT)
+    assert soonest(fleet, prompt_tokens=500, max_tokens=500) == chosen(fleet) == "short"
+    assert soonest(fleet, prompt_tokens=500, max_tokens=501) == "long"
+    occupy(fleet, "short", prompt_tokens=900, prefill_done=True)
+    assert soonest(fleet, prompt_tokens=500, max_tokens=500) == "short"
+    assert soonest(fleet, prompt_tokens=1_000, max_tokens=1) == "long"
+
+
+def test_a_longer_context_helps_out_while_the_shorter_ones_are_full() -> None:
+    fleet = fleet_of(long=LONG, short=replace(SHORT, max_sequences=1))
+    occupy(fleet, "short", prompt_tokens=10, prefill_done=True)
+    assert soonest(fleet, prompt_tokens=10, max_tokens=10) == "long"

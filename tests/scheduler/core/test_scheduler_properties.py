@@ -26,6 +26,7 @@ CAPACITIES = st.builds(
     max_sequences=st.sampled_from([2, 1, 5]),
     kv_cache_tokens=st.sampled_from([200, 60, 400]),
     max_step_tokens=st.sampled_from([40, 1, 100]),
+    context_tokens=st.sampled_from([1_000_000, 60]),
 )
 
 
