@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from copy import copy
 from itertools import count
+from multiprocessing import active_children
 
 import structlog
 from vllm.inputs import tokens_input
@@ -24,6 +25,7 @@ from sluice.worker.v1 import worker_pb2
 from worker.config import WorkerSettings
 from worker.detokenizer import Detokenizer
 from worker.engine import Emit, EngineDescription, EngineStartError
+from worker.orphans import Guardian
 from worker.vllm_arguments import engine_args
 from worker.vllm_description import describe, load_tokenizer
 from worker.vllm_load import EngineLoad
@@ -58,6 +60,7 @@ class VllmEngine:
             tokenizer = load_tokenizer(config.model_config)
             self._inputs = InputProcessor(config)
             self._core = EngineCoreClient.make_async_mp_client(config, Executor.get_class(config), log_stats=True)
+            self._guardian = Guardian(child.pid for child in active_children() if child.pid)
             self._supported_tasks = await self._core.get_supported_tasks_async()
         except (ValueError, RuntimeError, OSError, TypeError, EngineDeadError) as error:
             raise EngineStartError(f"vLLM could not start {self._settings.model!r}: {error}") from error
@@ -91,6 +94,7 @@ class VllmEngine:
         """Stop the engine's processes."""
         for task in self._tasks:
             task.cancel()
+        self._guardian.dismiss()
         self._core.shutdown()
         self._inputs.renderer.shutdown()
 
