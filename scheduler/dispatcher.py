@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from scheduler.core.decisions import Decision, Expire, Lose, Outlook, Reject, Start, Wait
-from scheduler.core.fleet import Capacity
+from scheduler.core.fleet import Capacity, WorkerState
 from scheduler.core.request import Request
 from scheduler.core.scheduler import Scheduler
 from scheduler.errors import Draining, SluiceError, from_refusal
@@ -49,6 +49,11 @@ class Dispatcher:
         """The session to a worker that has joined; None when there is none."""
         return self._sessions.get(worker_id)
 
+    def ledger(self, session: WorkerSession) -> WorkerState | None:
+        """What the session's worker has; None once it is given no more requests."""
+        worker_id = session.hello.worker_id
+        return self.core.worker(worker_id) if self._sessions.get(worker_id) is session else None
+
     def explain(self, request: Request) -> Outlook:
         """Tell what would become of a request that came now."""
         return self.core.explain(request, time.monotonic())
@@ -84,8 +89,9 @@ class Dispatcher:
         What runs there goes on as long as its session does.
         """
         worker_id = session.hello.worker_id
-        if self._sessions.pop(worker_id, None) is None:
+        if self._sessions.get(worker_id) is not session:
             return False
+        del self._sessions[worker_id]
         self._apply(self.core.lose(worker_id, time.monotonic()))
         return True
 

@@ -76,6 +76,11 @@ class SequenceReceiver:
         self._relay = relay
         self._index = index
 
+    @property
+    def ended(self) -> bool:
+        """See Receiver.ended."""
+        return self._relay.ended or self._relay.progress.sequences[self._index].has_ended
+
     def push(self, output: worker_pb2.Output, worker_id: str) -> None:
         """See Receiver.push."""
         output.index = self._index

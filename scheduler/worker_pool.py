@@ -10,12 +10,14 @@ from common.tls import CredentialsError
 from scheduler.dispatcher import Dispatcher
 from scheduler.prompt import TokenizerError
 from scheduler.served_model import ServedModel
+from scheduler.silence import TICK_S, Silence, WorkerHangs
 from scheduler.worker_dialer import WorkerDialer
 from scheduler.worker_session import Metadata, WorkerSession
 from sluice.worker.v1 import worker_pb2, worker_pb2_grpc
 
 RETRY_S = 0.5
 REDIAL_S = 10.0
+TOKENIZER_S = 30.0
 
 log = structlog.get_logger("scheduler")
 
@@ -68,19 +70,57 @@ class WorkerPool:
             try:
                 log.info("worker joined", address=address, worker=hello.worker_id, engine=hello.engine)
                 self._on_change()
-                async for step in session.steps():
-                    if step.HasField("load"):
-                        self._dispatcher.report(hello.worker_id, step.load)
-                    if step.draining and self._dispatcher.retire(session):
-                        log.info("worker drains", address=address, worker=hello.worker_id)
-                        self._on_change()
+                await self._follow(session)
                 log.warning("worker left", address=address, worker=hello.worker_id)
             finally:
-                session.close()
-                self._dispatcher.retire(session)
-                self._on_change()
+                self._give_up(session)
         finally:
             session.close()
+
+    async def _follow(self, session: WorkerSession) -> None:
+        """Hear the worker to the end of its stream.
+
+        Raises:
+            grpc.aio.AioRpcError: The stream broke.
+            ConnectionError: The engine died, or the worker hangs.
+
+        """
+        silence, worker_id = Silence(), session.hello.worker_id
+        try:
+            async with asyncio.timeout(None) as patience:
+                watch = asyncio.get_running_loop().create_task(self._watch(session, silence, patience))
+                try:
+                    async for step in session.steps():
+                        if step.outputs or step.HasField("load"):
+                            silence.end()
+                        if step.HasField("load"):
+                            self._dispatcher.report(worker_id, step.load)
+                        if step.draining and self._dispatcher.retire(session):
+                            log.info("worker drains", address=session.address, worker=worker_id)
+                            self._on_change()
+                finally:
+                    watch.cancel()
+        except TimeoutError:
+            raise WorkerHangs(silence.limit_s) from None
+
+    async def _watch(self, session: WorkerSession, silence: Silence, patience: asyncio.Timeout) -> None:
+        """Give the worker up once it is silent for too long, and let whoever waits for its word time out."""
+        while True:
+            await asyncio.sleep(TICK_S)
+            if not session.is_awaited:
+                silence.end()
+            elif silence.tick(self._dispatcher.ledger(session)):
+                limit_s = round(silence.limit_s, 3)
+                log.warning("worker hangs", address=session.address, worker=session.hello.worker_id, limit_s=limit_s)
+                self._give_up(session)
+                patience.reschedule(asyncio.get_running_loop().time())
+                return
+
+    def _give_up(self, session: WorkerSession) -> None:
+        """Let the worker's requests go on elsewhere; in one go, or they would be placed there again."""
+        session.abandon()
+        self._dispatcher.retire(session)
+        self._on_change()
 
     async def _learn_model(
         self, model: worker_pb2.Model, stub: "worker_pb2_grpc.WorkerServiceAsyncStub", metadata: Metadata
@@ -93,7 +133,8 @@ class WorkerPool:
         """
         if self.model is None:
             request = worker_pb2.GetTokenizerRequest()
-            pieces = [piece.data async for piece in stub.GetTokenizer(request, metadata=metadata)]
+            call = stub.GetTokenizer(request, metadata=metadata, timeout=TOKENIZER_S)
+            pieces = [piece.data async for piece in call]
             self.model = await asyncio.to_thread(ServedModel.from_worker, model, b"".join(pieces))
         elif (self.model.name, self.model.tokenizer_digest) != (model.name, model.tokenizer_digest):
             raise ValueError(f"it serves {model.name!r}, not {self.model.name!r}, or its tokenizer differs")

@@ -120,6 +120,12 @@ class WorkerState:
         in_use = int(self.load.kv_cache_usage * self.capacity.kv_cache_tokens)
         return self.kv_limit_tokens - max(self.kv_tokens, in_use)
 
+    @property
+    def expected_step_s(self) -> float:
+        """Seconds of a step with what runs there now: all that decodes, and as much prefill as a step has room for."""
+        tokens = min(self.decoding + self.pending_prefill_tokens, self.capacity.max_step_tokens)
+        return self.step_model.step_s(tokens, self.context_tokens, self.sequences)
+
     def fits(self, request: Request) -> bool:
         """Whether the worker could run the request if it ran nothing else."""
         return (

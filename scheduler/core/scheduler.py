@@ -220,6 +220,10 @@ class Scheduler:
         """The ledgers of the workers that are given requests, in order of joining; to be read only."""
         return list(self._fleet)
 
+    def worker(self, worker_id: str) -> WorkerState | None:
+        """The ledger of a worker, though it may rest; None when it has not joined. To be read only."""
+        return self._fleet.known(worker_id)
+
     def resting_workers(self) -> list[WorkerState]:
         """The ledgers of those that rest."""
         return self._fleet.resting()

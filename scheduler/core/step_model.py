@@ -65,6 +65,11 @@ class StepModel:
         model.per_context_token_s, model.per_sequence_s = other.per_context_token_s, other.per_sequence_s
         return model
 
+    @property
+    def has_learnt(self) -> bool:
+        """Whether it has seen enough of this worker's own steps to say that one of them is out of the ordinary."""
+        return self._steps >= TRUSTED_AFTER_STEPS
+
     def step_s(self, tokens: float, contexts: float, sequences: float) -> float:
         """Seconds that a step is expected to take."""
         return (
@@ -76,7 +81,7 @@ class StepModel:
 
     def observe(self, step_s: float, tokens: int, contexts: int, sequences: int) -> None:
         """Learn from one step."""
-        if self._steps >= TRUSTED_AFTER_STEPS:
+        if self.has_learnt:
             step_s = min(step_s, OUTLIER_FACTOR * self.step_s(tokens, contexts, sequences) + OUTLIER_S)
         features = (1.0, tokens / UNITS[1], contexts / UNITS[2], sequences / UNITS[3])
         kept = EARLY_FORGETTING if self._steps < EARLY_STEPS else FORGETTING

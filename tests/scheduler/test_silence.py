@@ -1,0 +1,65 @@
+from math import ceil
+
+import pytest
+
+from scheduler.core.fleet import WorkerState
+from scheduler.silence import LATE_S, TICK_S, UNLEARNT_LATE_S, Silence
+from tests.scheduler.core.builders import LARGE, make_request
+
+STEP_S = 0.2
+
+
+@pytest.fixture
+def worker() -> WorkerState:
+    """A worker that has been seen to take 0.2 s for each step of one sequence."""
+    worker = WorkerState("w0", LARGE)
+    worker.reserve(make_request("a", prompt_tokens=10), 100)
+    worker.first_token("a")
+    for _ in range(200):
+        worker.report_step(STEP_S, 1, worker.context_tokens, 1)
+    return worker
+
+
+def ticks_until_late(silence: Silence, worker: WorkerState | None) -> int:
+    ticks = 1
+    while not silence.tick(worker):
+        ticks += 1
+    return ticks
+
+
+def test_silence_may_last_three_steps_and_half_a_second(worker: WorkerState) -> None:
+    silence = Silence()
+    ticks = ticks_until_late(silence, worker)
+    assert silence.limit_s == pytest.approx(3 * STEP_S + LATE_S, rel=0.1)
+    assert ticks == ceil(silence.limit_s / TICK_S)
+
+
+def test_outstanding_prefill_makes_the_step_longer_that_is_waited_for_up_to_a_whole_one(worker: WorkerState) -> None:
+    silence = Silence()
+    silence.tick(worker)
+    decoding_s = silence.limit_s
+    limits = []
+    for name, prompt_tokens in (("b", 1_000), ("c", 20_000), ("d", 20_000)):
+        worker.reserve(make_request(name, prompt_tokens=prompt_tokens), 100)
+        silence.tick(worker)
+        limits.append(silence.limit_s)
+    assert decoding_s < limits[0] < limits[1]
+    assert limits[2] - limits[1] == pytest.approx(3 * worker.step_model.per_sequence_s)
+
+
+def test_a_worker_is_waited_for_longer_while_its_engine_may_still_compile() -> None:
+    assert ticks_until_late(Silence(), WorkerState("w0", LARGE)) == pytest.approx(UNLEARNT_LATE_S / TICK_S, abs=1)
+
+
+def test_each_word_begins_it_anew(worker: WorkerState) -> None:
+    silence = Silence()
+    ticks = ticks_until_late(silence, worker)
+    silence.end()
+    assert ticks_until_late(silence, worker) == ticks
+
+
+def test_without_a_ledger_it_may_last_as_long_as_before(worker: WorkerState) -> None:
+    silence = Silence()
+    ticks = ticks_until_late(silence, worker)
+    silence.end()
+    assert ticks_until_late(silence, None) == ticks
