@@ -38,6 +38,12 @@ class SchedulerMetrics:
         self._output_tokens = Counter(
             "sluice_output_tokens", "Output tokens.", ["service_class"], registry=self.registry
         )
+        self._failovers = Counter(
+            "sluice_failovers",
+            "Moves to another worker of requests that ended.",
+            ["service_class"],
+            registry=self.registry,
+        )
         self.registry.register(_State(core))
 
     def observe(self, receipt: Receipt, outcome: str, now_s: float) -> None:
@@ -49,6 +55,7 @@ class SchedulerMetrics:
         self._requests.labels(name, outcome).inc()
         self._total.labels(name).observe(now_s - receipt.arrival_s)
         if receipt.worker_id:
+            self._failovers.labels(name).inc(receipt.failovers)
             self._queued.labels(name).observe(receipt.queued_s(now_s))
             self._prompt_tokens.labels(name).inc(receipt.admission.request.prompt_tokens)
         if receipt.time_to_first_token_s is not None:
