@@ -66,8 +66,8 @@ class Dispatcher:
         """Ask for a place; to be used as ``async with dispatcher.place(request) as lease``."""
         return Lease(self, request)
 
-    def join(self, session: WorkerSession) -> None:
-        """A worker can be given requests from now on.
+    def join(self, session: WorkerSession, *, on_trial: bool = False) -> None:
+        """A worker can be given requests from now on; while it is on trial, as core.join says.
 
         Raises:
             ValueError: It has joined already, by another address.
@@ -79,9 +79,14 @@ class Dispatcher:
             kv_cache_tokens=hello.capacity.kv_cache_tokens,
             max_step_tokens=hello.capacity.max_step_tokens,
         )
-        decisions = self.core.join(hello.worker_id, capacity, time.monotonic())
+        decisions = self.core.join(hello.worker_id, capacity, time.monotonic(), on_trial=on_trial)
         self._sessions[hello.worker_id] = session
         self._apply(decisions)
+
+    def trust(self, session: WorkerSession) -> None:
+        """A worker is on trial no more."""
+        if self._sessions.get(session.hello.worker_id) is session:
+            self._apply(self.core.trust(session.hello.worker_id, time.monotonic()))
 
     def retire(self, session: WorkerSession) -> bool:
         """Give a worker no more requests, since it drains or is gone; tell whether that is news.

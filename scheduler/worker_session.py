@@ -31,6 +31,12 @@ class WorkerSession:
     """Submits and aborts requests on one worker, and hands its outputs to their receivers.
 
     What is to be sent in one turn of the event loop shares a message.
+
+    Attributes:
+        address: Where the worker is.
+        hello: What it said first; empty until then.
+        is_draining: Whether it has said that it is shutting down.
+
     """
 
     def __init__(
@@ -44,6 +50,7 @@ class WorkerSession:
         self._ready = asyncio.Event()
         self._broken = False
         self.hello = worker_pb2.Hello()
+        self.is_draining = False
 
     @property
     def is_awaited(self) -> bool:
@@ -81,6 +88,7 @@ class WorkerSession:
                 receiver = receivers.get(output.request_id)
                 if receiver is not None:
                     receiver.push(output, worker_id)
+            self.is_draining |= step.draining
             yield step
 
     def submit(self, submit: worker_pb2.Submit, receiver: Receiver) -> None:
