@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import grpc
 import structlog
@@ -23,32 +24,56 @@ REDIAL_S = 10.0
 log = structlog.get_logger("scheduler")
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a worker may be.
+
+    Attributes:
+        address: IP:PORT.
+        host: Whom its certificate has to name.
+        circuit: How far what is there is trusted.
+
+    """
+
+    address: str
+    host: str
+    circuit: Circuit
+
+
 class WorkerKeeper:
-    """Keeps a session to whatever worker is at an address; ``on_change`` hears of workers that come and go."""
+    """Keeps a session to whatever worker is at a place; ``on_change`` hears of workers that come and go.
+
+    Attributes:
+        is_wanted: Whether it connects again after the present session.
+        is_connected: Whether a worker has joined and not left.
+
+    """
 
     def __init__(
         self,
-        address: str,
+        place: Place,
         dialer: WorkerDialer,
         dispatcher: Dispatcher,
         model: AgreedModel,
-        circuit: Circuit,
         *,
         on_change: Callable[[], None],
     ) -> None:
-        self._address = address
+        self.is_wanted = True
+        self.is_connected = False
+        self._place = place
+        self._address = place.address
+        self._circuit = place.circuit
         self._dialer = dialer
         self._dispatcher = dispatcher
         self._model = model
-        self._circuit = circuit
         self._on_change = on_change
 
     async def run(self) -> None:
-        """Keep the session until cancelled."""
-        while True:
+        """Keep the session until cancelled, or until it ends while the place is not wanted."""
+        while self.is_wanted:
             delay_s = RETRY_S
             try:
-                async with self._dialer.channel(self._address) as channel:
+                async with self._dialer.channel(self._address, self._place.host) as channel:
                     await self._attach(worker_pb2_grpc.WorkerServiceStub(channel))
             except WorkerFault as fault:
                 delay_s = self._circuit.open()
@@ -57,7 +82,8 @@ class WorkerKeeper:
                 log.warning("worker is not attached", address=self._address, reason=_why(error))
             except Exception:  # whatever one worker says, the sessions to the others live on
                 log.exception("worker is not attached", address=self._address)
-            await asyncio.sleep(delay_s)
+            if self.is_wanted:
+                await asyncio.sleep(delay_s)
 
     async def _attach(self, stub: "worker_pb2_grpc.WorkerServiceAsyncStub") -> None:
         """Hold one session for as long as it lives."""
@@ -67,9 +93,11 @@ class WorkerKeeper:
             hello = await _opened(session)
             await self._model.agree(hello.model, stub, metadata)
             self._join(session)
+            self.is_connected = True
             try:
                 await self._serve(session)
             finally:
+                self.is_connected = False
                 self._give_up(session)
         finally:
             session.close()

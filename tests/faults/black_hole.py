@@ -16,8 +16,7 @@ class BlackHole:
     def __init__(self, target_port: int) -> None:
         self.port = 0
         self._target_port = target_port
-        self._open = asyncio.Event()
-        self._open.set()
+        self._open = _opened()
         self._pumps: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
@@ -38,17 +37,30 @@ class BlackHole:
         """Carry what was held up, and what comes."""
         self._open.set()
 
+    def replace(self) -> None:
+        """Carry connections that are new; nothing more is heard of the others, not even that they have ended."""
+        self._open = _opened()
+
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        gate = self._open
         there, back = await asyncio.open_connection("127.0.0.1", self._target_port)
         for source, target in ((reader, back), (there, writer)):
-            pump = asyncio.create_task(self._carry(source, target))
+            pump = asyncio.create_task(_carry(source, target, gate))
             self._pumps.add(pump)
             pump.add_done_callback(self._pumps.discard)
 
-    async def _carry(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
-        with suppress(ConnectionError):
-            while data := await source.read(1 << 16):
-                await self._open.wait()
-                target.write(data)
-                await target.drain()
-        target.close()
+
+async def _carry(source: asyncio.StreamReader, target: asyncio.StreamWriter, gate: asyncio.Event) -> None:
+    with suppress(ConnectionError):
+        while data := await source.read(1 << 16):
+            await gate.wait()
+            target.write(data)
+            await target.drain()
+    await gate.wait()
+    target.close()
+
+
+def _opened() -> asyncio.Event:
+    gate = asyncio.Event()
+    gate.set()
+    return gate

@@ -85,3 +85,19 @@ async def test_a_process_that_hangs_before_it_has_said_hello_is_no_worker() -> N
             assert all(receipt.finished.failovers == 0 for receipt in receipts if receipt.finished)
             sluice.workers[0].popen.send_signal(signal.SIGCONT)
             await until_workers(client, 2)
+
+
+async def test_a_worker_is_taken_back_over_a_new_connection_while_the_old_one_stays_dead() -> None:
+    async with (
+        lone_worker() as (far, engine),
+        BlackHole(far.port) as network,
+        lone_scheduler(f"127.0.0.1:{network.port}") as scheduler,
+        Client(address_of(scheduler)) as client,
+    ):
+        await eventually(lambda: scheduler.dispatcher.workers == 1)
+        stream = Stream(client, ask("hi", sampling=tokens(1000)), timeout_s=60)
+        await eventually(lambda: len(engine.loads) > ENOUGH_STEPS)
+        network.swallow()
+        await eventually(lambda: scheduler.dispatcher.workers == 0)
+        network.replace()
+        assert (await stream.finished()).failovers == 1
