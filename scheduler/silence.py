@@ -5,7 +5,8 @@ from scheduler.core.fleet import WorkerState
 TICK_S = 0.05
 LATE_STEPS = 3
 LATE_S = 0.5
-UNLEARNT_LATE_S = 10.0  # an engine's first steps may compile
+# An engine's first steps may compile; and without a GPU a token of prefill may take this long.
+UNLEARNT_LATE_S, UNLEARNT_TOKEN_S = 10.0, 0.03
 
 
 class WorkerHangs(ConnectionError):
@@ -22,7 +23,7 @@ class Silence:
     workers have said meanwhile is read before the next ones.
 
     Attributes:
-        limit_s: Seconds that it may last: three steps as they are expected of the worker's batch, and half a second.
+        limit_s: Seconds that it may last: three steps of the worker's present batch, and half a second.
             It stays as it was while nobody keeps a ledger of the worker.
 
     """
@@ -46,5 +47,5 @@ class Silence:
 def late_s(worker: WorkerState) -> float:
     """Seconds after which a worker that works must have been heard."""
     if not worker.step_model.has_learnt:
-        return UNLEARNT_LATE_S
-    return LATE_STEPS * worker.expected_step_s + LATE_S
+        return UNLEARNT_LATE_S + UNLEARNT_TOKEN_S * worker.step_tokens
+    return LATE_STEPS * worker.slow_step_s + LATE_S

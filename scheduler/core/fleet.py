@@ -124,10 +124,14 @@ class WorkerState:
         return self.kv_limit_tokens - max(self.kv_tokens, in_use)
 
     @property
-    def expected_step_s(self) -> float:
-        """Seconds of a step with what runs there now: all that decodes, and as much prefill as a step has room for."""
-        tokens = min(self.decoding + self.pending_prefill_tokens, self.capacity.max_step_tokens)
-        return self.step_model.step_s(tokens, self.context_tokens, self.sequences)
+    def step_tokens(self) -> int:
+        """Tokens of a step with what runs there now: all that decodes, and as much prefill as a step has room for."""
+        return min(self.decoding + self.pending_prefill_tokens, self.capacity.max_step_tokens)
+
+    @property
+    def slow_step_s(self) -> float:
+        """Seconds that such a step may well take."""
+        return self.step_model.slow_step_s(self.step_tokens, self.context_tokens, self.sequences)
 
     def fits(self, request: Request) -> bool:
         """Whether the worker could run the request if it ran nothing else."""

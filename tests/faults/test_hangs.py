@@ -101,3 +101,17 @@ async def test_a_worker_is_taken_back_over_a_new_connection_while_the_old_one_st
         await eventually(lambda: scheduler.dispatcher.workers == 0)
         network.replace()
         assert (await stream.finished()).failovers == 1
+
+
+async def test_a_slow_worker_with_its_first_long_prompt_is_not_taken_for_one_that_hangs() -> None:
+    slow = {"speed": 0.04, "kv_cache_tokens": 100_000}
+    async with (
+        lone_worker(simulated=slow) as (worker, engine),
+        lone_scheduler(address_of(worker), policy="fcfs") as scheduler,
+        Client(address_of(scheduler)) as client,
+    ):
+        await eventually(lambda: scheduler.dispatcher.workers == 1)
+        await client.generate(ask(token_ids=[300], sampling=tokens(ENOUGH_STEPS)), timeout_s=60)
+        long = ask(token_ids=[300] * 6000, sampling=tokens(3))
+        assert (await Stream(client, long, timeout_s=60).finished()).failovers == 0
+        assert len(engine.submitted) == 2
