@@ -27,7 +27,9 @@ CHANNEL_OPTIONS: Final[tuple[tuple[str, int], ...]] = (
     ("grpc.max_receive_message_length", UNLIMITED),
     # The default grows to two minutes, for which a worker that is back would stand idle.
     ("grpc.initial_reconnect_backoff_ms", 200),
-    ("grpc.max_reconnect_backoff_ms", 5_000),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+    # What an attempt may take: the network may have swallowed it. The system itself asks again after 1, 3 and 7 s.
+    ("grpc.min_reconnect_backoff_ms", 2_000),
 )
 """Options of every channel to a Sluice server: notices a dead peer, and never pings more often than is permitted."""
 

@@ -79,10 +79,11 @@ def _tell_worker(message: Any) -> Iterator[str]:
 def _worker_table(workers: Sequence[Any]) -> Iterator[str]:
     rows = [
         (
-            each.worker,
+            each.worker or "-",
             each.address,
-            each.engine,
+            each.engine or "-",
             _word(each, "state"),
+            _word(each, "circuit"),
             str(each.requests),
             f"{each.sequences}/{each.max_sequences}",
             f"{each.kv_tokens}/{each.kv_cache_tokens}",
@@ -90,7 +91,9 @@ def _worker_table(workers: Sequence[Any]) -> Iterator[str]:
         )
         for each in workers
     ]
-    return table(("WORKER", "ADDRESS", "ENGINE", "STATE", "REQUESTS", "SEQUENCES", "KV TOKENS", "STEP"), rows)
+    return table(
+        ("WORKER", "ADDRESS", "ENGINE", "STATE", "CIRCUIT", "REQUESTS", "SEQUENCES", "KV TOKENS", "STEP"), rows
+    )
 
 
 def _tell_cancelled(message: Any) -> Iterator[str]:
@@ -150,7 +153,7 @@ async def _drain(client: AdminClient, options: argparse.Namespace) -> Any:
 def _word(message: Any, field: str) -> str:
     """Name an enum's value as people say it: WORKER_STATE_READY is ready."""
     name: str = message.DESCRIPTOR.fields_by_name[field].enum_type.values_by_number[getattr(message, field)].name
-    return name.rpartition("_STATE_")[2].lower()
+    return name.rpartition("_STATE_")[2].lower().replace("_", "-")
 
 
 def _float(duration: Any) -> float:

@@ -10,6 +10,7 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 
 from common.rich_status import Violation, abort
 from scheduler.caller import Right, caller_of
+from scheduler.circuit import Circuits
 from scheduler.dispatcher import Dispatcher
 from scheduler.errors import (
     CancelledByOperator,
@@ -52,8 +53,11 @@ def _guarded(
 class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
     """Serves sluice.v1.AdminService; ``on_change`` hears that workers are given requests or not."""
 
-    def __init__(self, dispatcher: Dispatcher, limits: Limits, *, on_change: Callable[[], None]) -> None:
+    def __init__(
+        self, dispatcher: Dispatcher, circuits: Circuits, limits: Limits, *, on_change: Callable[[], None]
+    ) -> None:
         self._dispatcher = dispatcher
+        self._circuits = circuits
         self._limits = limits
         self._on_change = on_change
 
@@ -73,7 +77,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
     @_guarded
     def ListWorkers(self, request: admin_pb2.ListWorkersRequest) -> admin_pb2.ListWorkersResponse:  # noqa: N802
         """List workers; see the proto."""
-        return admin_pb2.ListWorkersResponse(workers=worker_summaries(self._dispatcher))
+        return admin_pb2.ListWorkersResponse(workers=worker_summaries(self._dispatcher, self._circuits))
 
     @_guarded
     def CancelRequests(self, request: admin_pb2.CancelRequestsRequest) -> admin_pb2.CancelRequestsResponse:  # noqa: N802
@@ -122,5 +126,5 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         change(worker_id)
         log.info(f"operator {what} a worker", worker=worker_id)
         self._on_change()
-        (changed,) = (each for each in worker_summaries(self._dispatcher) if each.worker == worker_id)
-        return changed
+        summaries = worker_summaries(self._dispatcher, self._circuits)
+        return next(each for each in summaries if each.worker == worker_id)

@@ -14,6 +14,7 @@ from scheduler.admin import AdminServicer
 from scheduler.admin_server import AdminServer
 from scheduler.answering import Answering
 from scheduler.authentication import Authentication
+from scheduler.circuit import Circuits
 from scheduler.config import SchedulerSettings
 from scheduler.core.policy import make_policy
 from scheduler.core.quota import Quotas
@@ -42,6 +43,7 @@ class SchedulerApp:
         port: The port that the public API listens on.
         admin: The admin API.
         dispatcher: Its requests and workers.
+        circuits: The circuit breaker of each address where a worker may be.
         is_draining: Whether it takes no new requests.
 
     """
@@ -50,15 +52,19 @@ class SchedulerApp:
         self._settings = settings
         core = make_core(settings)
         self.dispatcher = Dispatcher(core)
-        self._metrics = SchedulerMetrics(core)
+        self.circuits: Circuits = {}
+        self._metrics = SchedulerMetrics(core, self.circuits)
         self._answering = Answering(settings, self.dispatcher, self._metrics)
         self._sessions = OpenSessions(settings, self._answering)
         self._servicer = InferenceServicer(self._answering, self._sessions, self.dispatcher)
         self._dialer = WorkerDialer(settings.worker_tls.client(), settings.worker_token_file)
-        self._pool = WorkerPool(settings.worker, self._dialer, self.dispatcher, on_change=self._on_workers)
+        self._pool = WorkerPool(
+            settings.worker, self._dialer, self.dispatcher, self.circuits, on_change=self._on_workers
+        )
         self.is_draining = False
         self.port = 0
-        operators = AdminServicer(self.dispatcher, Limits(settings, core, self._answering), on_change=self._on_workers)
+        limits = Limits(settings, core, self._answering)
+        operators = AdminServicer(self.dispatcher, self.circuits, limits, on_change=self._on_workers)
         self.admin = AdminServer(settings, operators)
 
     async def __aenter__(self) -> Self:

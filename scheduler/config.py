@@ -57,8 +57,9 @@ class SchedulerSettings(Settings):
     admin_listen: Address | Literal[""] = Field(
         "127.0.0.1:50052", description="Address of the admin API; beyond this machine it needs callers. Empty: none."
     )
-    worker: list[str] = Field(
-        ["127.0.0.1:50061"], description="A worker's address, HOST:PORT or a DNS name; repeat it."
+    worker: list[Address] = Field(
+        ["127.0.0.1:50061"],
+        description="Address of a worker, HOST:PORT, or of all that a DNS name resolves to; repeat it.",
     )
     worker_tls: WorkerTlsSettings = WorkerTlsSettings()
     worker_token_file: str = Field("", description="File with the token that workers ask for; empty: none.")

@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from scheduler.core.decisions import Decision, Expire, Lose, Outlook, Reject, Start, Wait
-from scheduler.core.fleet import Capacity
+from scheduler.core.fleet import Capacity, WorkerState
 from scheduler.core.request import Request
 from scheduler.core.scheduler import Scheduler
 from scheduler.errors import Draining, SluiceError, from_refusal
@@ -49,6 +49,11 @@ class Dispatcher:
         """The session to a worker that has joined; None when there is none."""
         return self._sessions.get(worker_id)
 
+    def ledger(self, session: WorkerSession) -> WorkerState | None:
+        """What the session's worker has; None once it is given no more requests."""
+        worker_id = session.hello.worker_id
+        return self.core.worker(worker_id) if self._sessions.get(worker_id) is session else None
+
     def explain(self, request: Request) -> Outlook:
         """Tell what would become of a request that came now."""
         return self.core.explain(request, time.monotonic())
@@ -61,8 +66,8 @@ class Dispatcher:
         """Ask for a place; to be used as ``async with dispatcher.place(request) as lease``."""
         return Lease(self, request)
 
-    def join(self, session: WorkerSession) -> None:
-        """A worker can be given requests from now on.
+    def join(self, session: WorkerSession, *, on_trial: bool = False) -> None:
+        """A worker can be given requests from now on; while it is on trial, as core.join says.
 
         Raises:
             ValueError: It has joined already, by another address.
@@ -76,9 +81,14 @@ class Dispatcher:
             steps_ahead=hello.capacity.steps_ahead,
             context_tokens=hello.model.context_tokens,
         )
-        decisions = self.core.join(hello.worker_id, capacity, time.monotonic())
+        decisions = self.core.join(hello.worker_id, capacity, time.monotonic(), on_trial=on_trial)
         self._sessions[hello.worker_id] = session
         self._apply(decisions)
+
+    def trust(self, session: WorkerSession) -> None:
+        """A worker is on trial no more."""
+        if self._sessions.get(session.hello.worker_id) is session:
+            self._apply(self.core.trust(session.hello.worker_id, time.monotonic()))
 
     def retire(self, session: WorkerSession) -> bool:
         """Give a worker no more requests, since it drains or is gone; tell whether that is news.
@@ -86,8 +96,9 @@ class Dispatcher:
         What runs there goes on as long as its session does.
         """
         worker_id = session.hello.worker_id
-        if self._sessions.pop(worker_id, None) is None:
+        if self._sessions.get(worker_id) is not session:
             return False
+        del self._sessions[worker_id]
         self._apply(self.core.lose(worker_id, time.monotonic()))
         return True
 

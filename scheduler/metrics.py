@@ -6,6 +6,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from scheduler.circuit import Circuits
 from scheduler.core.scheduler import Scheduler
 from scheduler.receipt import Receipt
 
@@ -16,7 +17,7 @@ SECONDS_PER_TOKEN = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 
 class SchedulerMetrics:
     """Requests, times and tokens by service class, and the state of queue and workers at each scrape."""
 
-    def __init__(self, core: Scheduler) -> None:
+    def __init__(self, core: Scheduler, circuits: Circuits) -> None:
         self.registry = CollectorRegistry()
         self._requests = Counter(
             "sluice_requests", "Requests that ended, by outcome.", ["service_class", "outcome"], registry=self.registry
@@ -38,7 +39,13 @@ class SchedulerMetrics:
         self._output_tokens = Counter(
             "sluice_output_tokens", "Output tokens.", ["service_class"], registry=self.registry
         )
-        self.registry.register(_State(core))
+        self._failovers = Counter(
+            "sluice_failovers",
+            "Moves to another worker of requests that ended.",
+            ["service_class"],
+            registry=self.registry,
+        )
+        self.registry.register(_State(core, circuits))
 
     def observe(self, receipt: Receipt, outcome: str, now_s: float) -> None:
         """Count a request that has ended."""
@@ -49,6 +56,7 @@ class SchedulerMetrics:
         self._requests.labels(name, outcome).inc()
         self._total.labels(name).observe(now_s - receipt.arrival_s)
         if receipt.worker_id:
+            self._failovers.labels(name).inc(receipt.failovers)
             self._queued.labels(name).observe(receipt.queued_s(now_s))
             self._prompt_tokens.labels(name).inc(receipt.admission.request.prompt_tokens)
         if receipt.time_to_first_token_s is not None:
@@ -64,8 +72,9 @@ class SchedulerMetrics:
 class _State(Collector):
     """Reads queue and workers when Prometheus asks."""
 
-    def __init__(self, core: Scheduler) -> None:
+    def __init__(self, core: Scheduler, circuits: Circuits) -> None:
         self._core = core
+        self._circuits = circuits
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         waiting = GaugeMetricFamily("sluice_queue_requests", "Requests that wait.", labels=["service_class"])
@@ -78,3 +87,8 @@ class _State(Collector):
         for worker in (*workers, *resting):
             running.add_metric([worker.worker_id], len(worker.request_ids))
         yield running
+        text = "Circuit breaker of a worker's address: 0 closed, 1 half-open, 2 open."
+        circuit = GaugeMetricFamily("sluice_worker_circuit", text, labels=["address"])
+        for address, each in self._circuits.items():
+            circuit.add_metric([address], each.state)
+        yield circuit

@@ -46,27 +46,35 @@ def submits_of(
 ) -> Iterator[tuple[worker_pb2.Submit, "SequenceReceiver | Relay"]]:
     """What a worker is to run, each with who gets its outputs.
 
-    Before the first token that is the submit itself, then one for each unfinished sequence; the first has its id.
+    Before the first token that is the whole request, then one for each unfinished sequence. After each move it has
+    another id: it may come back to a worker that hung and does not know yet that it is not to go on.
     """
+    moves = relay.progress.failovers
+    ids = _ids(submit.request_id, moves)
     if not any(sequence.token_ids for sequence in sequences):
-        yield submit, relay
+        yield _copy(submit, next(ids)) if moves else submit, relay
         return
-    ids = _ids(submit.request_id)
     for sequence in sequences:
         if not sequence.has_ended:
-            rest = worker_pb2.Submit()
-            rest.CopyFrom(submit)
-            rest.request_id = next(ids)
+            rest = _copy(submit, next(ids))
             rest.sampling.n = 1
             rest.prompt_token_ids.extend(sequence.token_ids)
             rest.resumed_tokens = len(sequence.token_ids)
             yield rest, SequenceReceiver(relay, sequence.index)
 
 
-def _ids(request_id: str) -> Iterator[str]:
-    yield request_id
+def _ids(request_id: str, moves: int) -> Iterator[str]:
+    name = f"{request_id}~{moves}" if moves else request_id
+    yield name
     for number in range(1, 1000):
-        yield f"{request_id}-{number}"
+        yield f"{name}-{number}"
+
+
+def _copy(submit: worker_pb2.Submit, request_id: str) -> worker_pb2.Submit:
+    copied = worker_pb2.Submit()
+    copied.CopyFrom(submit)
+    copied.request_id = request_id
+    return copied
 
 
 class SequenceReceiver:
@@ -75,6 +83,11 @@ class SequenceReceiver:
     def __init__(self, relay: Relay, index: int) -> None:
         self._relay = relay
         self._index = index
+
+    @property
+    def ended(self) -> bool:
+        """See Receiver.ended."""
+        return self._relay.ended or self._relay.progress.sequences[self._index].has_ended
 
     def push(self, output: worker_pb2.Output, worker_id: str) -> None:
         """See Receiver.push."""

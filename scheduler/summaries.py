@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from scheduler.circuit import Circuits, CircuitState
 from scheduler.core.fleet import WorkerState
 from scheduler.dispatcher import Dispatcher, Lease
 from scheduler.durations import duration, duration_or_none
@@ -30,8 +31,27 @@ def request_summary(lease: Lease, now_s: float) -> admin_pb2.RequestSummary:
     )
 
 
-def worker_summaries(dispatcher: Dispatcher) -> Iterator[admin_pb2.WorkerSummary]:
-    """Tell about the workers that have joined: those that are given requests, then those that are not."""
+CIRCUIT_STATES = {
+    CircuitState.CLOSED: admin_pb2.CIRCUIT_STATE_CLOSED,
+    CircuitState.HALF_OPEN: admin_pb2.CIRCUIT_STATE_HALF_OPEN,
+    CircuitState.OPEN: admin_pb2.CIRCUIT_STATE_OPEN,
+}
+
+
+def worker_summaries(dispatcher: Dispatcher, circuits: Circuits) -> Iterator[admin_pb2.WorkerSummary]:
+    """Tell about the workers: those that are given requests, those that are not, and those that were lost."""
+    for summary in _joined(dispatcher):
+        circuit = circuits.get(summary.address)
+        summary.circuit = CIRCUIT_STATES[circuit.state if circuit else CircuitState.CLOSED]
+        yield summary
+    for address, circuit in circuits.items():
+        if circuit.state is CircuitState.OPEN:
+            yield admin_pb2.WorkerSummary(
+                address=address, state=admin_pb2.WORKER_STATE_LOST, circuit=admin_pb2.CIRCUIT_STATE_OPEN
+            )
+
+
+def _joined(dispatcher: Dispatcher) -> Iterator[admin_pb2.WorkerSummary]:
     core = dispatcher.core
     for worker in core.workers():
         yield _worker_summary(worker, dispatcher, admin_pb2.WORKER_STATE_READY)

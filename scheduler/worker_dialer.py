@@ -15,9 +15,11 @@ class WorkerDialer:
         self._tls = tls
         self._token_file = token_file
 
-    def channel(self, address: str) -> grpc.aio.Channel:
-        """Open a channel to a worker; CredentialsError where a file will not do."""
-        return self._tls.channel(address, CHANNEL_OPTIONS)
+    def channel(self, address: str, host: str) -> grpc.aio.Channel:
+        """Open a channel to a worker whose certificate names the host; CredentialsError where a file will not do."""
+        named = [("grpc.ssl_target_name_override", host)]
+        # A connection of its own: another channel's may be the one that was given up.
+        return self._tls.channel(address, [*CHANNEL_OPTIONS, *named, ("grpc.use_local_subchannel_pool", 1)])
 
     def metadata(self) -> tuple[tuple[str, str], ...]:
         """Return what shows a worker with each call that this is a scheduler; CredentialsError as above."""
@@ -26,4 +28,4 @@ class WorkerDialer:
     async def check(self) -> None:
         """Raise the CredentialsError that connecting would."""
         self.metadata()
-        await self.channel("127.0.0.1:0").close()
+        await self.channel("127.0.0.1:0", "127.0.0.1").close()

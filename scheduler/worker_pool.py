@@ -1,108 +1,69 @@
-"""Who the workers are: one task for each address keeps a session open, and the dispatcher learns who comes and goes."""
+"""Who the workers are: for each address one keeper, which holds a session to what is there."""
 
 import asyncio
 from collections.abc import Callable, Sequence
+from functools import partial
 
-import grpc
-import structlog
-
-from common.tls import CredentialsError
+from scheduler.agreed_model import AgreedModel
+from scheduler.circuit import Circuit, Circuits
 from scheduler.dispatcher import Dispatcher
-from scheduler.prompt import TokenizerError
 from scheduler.served_model import ServedModel
 from scheduler.worker_dialer import WorkerDialer
-from scheduler.worker_session import Metadata, WorkerSession
-from sluice.worker.v1 import worker_pb2, worker_pb2_grpc
-
-RETRY_S = 0.5
-REDIAL_S = 10.0
-
-log = structlog.get_logger("scheduler")
+from scheduler.worker_keeper import Place, WorkerKeeper
+from scheduler.worker_names import WorkerName
 
 
 class WorkerPool:
-    """Keeps sessions to all workers.
-
-    The first worker's model is the model that is served; a worker that serves another one is left alone.
-
-    Attributes:
-        model: The served model; None until the first worker has told it.
-
-    """
+    """Keeps sessions to all workers; those that serve another model than the first one are left alone."""
 
     def __init__(
-        self, addresses: Sequence[str], dialer: WorkerDialer, dispatcher: Dispatcher, *, on_change: Callable[[], None]
+        self,
+        given: Sequence[str],
+        dialer: WorkerDialer,
+        dispatcher: Dispatcher,
+        circuits: Circuits,
+        *,
+        on_change: Callable[[], None],
     ) -> None:
-        self._addresses = addresses
+        """Find workers at the addresses given, HOST:PORT; keep the circuit of each worker's in ``circuits``."""
+        self._names = [WorkerName(each) for each in dict.fromkeys(given)]
         self._dialer = dialer
         self._dispatcher = dispatcher
+        self._circuits = circuits
         self._on_change = on_change
-        self.model: ServedModel | None = None
+        self._model = AgreedModel()
+        self._keepers: dict[str, tuple[WorkerKeeper, asyncio.Task[None]]] = {}
+
+    @property
+    def model(self) -> ServedModel | None:
+        """The served model; None until the first worker has told it."""
+        return self._model.served
 
     async def run(self) -> None:
         """Keep the sessions until cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            for address in dict.fromkeys(self._addresses):
-                tasks.create_task(self._keep(address))
+            self._keep(tasks)
+            for name in self._names:
+                tasks.create_task(name.follow(partial(self._keep, tasks)))
 
-    async def _keep(self, address: str) -> None:
-        while True:
-            try:
-                async with self._dialer.channel(address) as channel:
-                    await self._attach(address, worker_pb2_grpc.WorkerServiceStub(channel))
-            except (grpc.aio.AioRpcError, CredentialsError, ConnectionError, ValueError, TokenizerError) as error:
-                reason = error.details() if isinstance(error, grpc.aio.AioRpcError) else str(error)
-                log.warning("worker is not attached", address=address, reason=reason)
-            except Exception:  # whatever one worker says, the sessions to the others live on
-                log.exception("worker is not attached", address=address)
-            await asyncio.sleep(RETRY_S)
+    def _keep(self, tasks: asyncio.TaskGroup) -> None:
+        """Begin with the addresses that are new; leave those that are gone once nothing is connected there."""
+        wanted = {address: name.host for name in self._names for address in name.addresses}
+        for address, (keeper, task) in self._keepers.items():
+            keeper.is_wanted = address in wanted
+            if not keeper.is_wanted and not keeper.is_connected:
+                task.cancel()
+        for address, host in wanted.items():
+            if address not in self._keepers:
+                self._begin(address, host, tasks)
 
-    async def _attach(self, address: str, stub: "worker_pb2_grpc.WorkerServiceAsyncStub") -> None:
-        """Hold one session for as long as it lives."""
-        metadata = self._dialer.metadata()
-        session = WorkerSession(stub, metadata, address=address)
-        try:
-            hello = await _opened(session)
-            await self._learn_model(hello.model, stub, metadata)
-            self._dispatcher.join(session)
-            try:
-                log.info("worker joined", address=address, worker=hello.worker_id, engine=hello.engine)
-                self._on_change()
-                async for step in session.steps():
-                    if step.HasField("load"):
-                        self._dispatcher.report(hello.worker_id, step.load)
-                    if step.draining and self._dispatcher.retire(session):
-                        log.info("worker drains", address=address, worker=hello.worker_id)
-                        self._on_change()
-                log.warning("worker left", address=address, worker=hello.worker_id)
-            finally:
-                session.close()
-                self._dispatcher.retire(session)
-                self._on_change()
-        finally:
-            session.close()
+    def _begin(self, address: str, host: str, tasks: asyncio.TaskGroup) -> None:
+        circuit = self._circuits[address] = Circuit()
+        place = Place(address, host, circuit)
+        keeper = WorkerKeeper(place, self._dialer, self._dispatcher, self._model, on_change=self._on_change)
+        task = tasks.create_task(keeper.run())
+        task.add_done_callback(lambda _: self._forget(address))
+        self._keepers[address] = keeper, task
 
-    async def _learn_model(
-        self, model: worker_pb2.Model, stub: "worker_pb2_grpc.WorkerServiceAsyncStub", metadata: Metadata
-    ) -> None:
-        """Take over the first worker's model; check that every other serves the same.
-
-        Raises:
-            ValueError: It serves another model.
-
-        """
-        if self.model is None:
-            request = worker_pb2.GetTokenizerRequest()
-            pieces = [piece.data async for piece in stub.GetTokenizer(request, metadata=metadata)]
-            self.model = await asyncio.to_thread(ServedModel.from_worker, model, b"".join(pieces))
-        elif (self.model.name, self.model.tokenizer_digest) != (model.name, model.tokenizer_digest):
-            raise ValueError(f"it serves {model.name!r}, not {self.model.name!r}, or its tokenizer differs")
-
-
-async def _opened(session: WorkerSession) -> worker_pb2.Hello:
-    """Wait for the worker's hello; not for ever, since a channel keeps the certificates that it was opened with."""
-    try:
-        async with asyncio.timeout(REDIAL_S):
-            return await session.open()
-    except TimeoutError:
-        raise ConnectionError(f"no answer within {REDIAL_S:.0f} s") from None
+    def _forget(self, address: str) -> None:
+        del self._keepers[address], self._circuits[address]

@@ -13,6 +13,11 @@ Metadata = Sequence[tuple[str, str]]
 class Receiver(Protocol):
     """Where a request's outputs go."""
 
+    @property
+    def ended(self) -> bool:
+        """Whether it awaits nothing more."""
+        ...
+
     def push(self, output: worker_pb2.Output, worker_id: str) -> None:
         """Take an output of this worker."""
         ...
@@ -26,6 +31,12 @@ class WorkerSession:
     """Submits and aborts requests on one worker, and hands its outputs to their receivers.
 
     What is to be sent in one turn of the event loop shares a message.
+
+    Attributes:
+        address: Where the worker is.
+        hello: What it said first; empty until then.
+        is_draining: Whether it has said that it is shutting down.
+
     """
 
     def __init__(
@@ -39,6 +50,12 @@ class WorkerSession:
         self._ready = asyncio.Event()
         self._broken = False
         self.hello = worker_pb2.Hello()
+        self.is_draining = False
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether the worker owes something: it has a request that has not ended."""
+        return any(not receiver.ended for receiver in self._receivers.values())
 
     async def open(self) -> worker_pb2.Hello:
         """Wait for the worker's first message.
@@ -62,7 +79,7 @@ class WorkerSession:
             ConnectionError: The engine died.
 
         """
-        receivers, worker_id = self._receivers, self.hello.worker_id
+        receivers, worker_id = self._receivers, self.hello.worker_id  # abandon empties the former
         while isinstance(response := await self._call.read(), worker_pb2.AttachResponse):
             step = response.step
             for output in step.outputs:
@@ -71,6 +88,7 @@ class WorkerSession:
                 receiver = receivers.get(output.request_id)
                 if receiver is not None:
                     receiver.push(output, worker_id)
+            self.is_draining |= step.draining
             yield step
 
     def submit(self, submit: worker_pb2.Submit, receiver: Receiver) -> None:
@@ -92,14 +110,19 @@ class WorkerSession:
         """Deliver nothing more of a request."""
         self._receivers.pop(request_id, None)
 
-    def close(self) -> None:
-        """Give the stream up: the worker aborts what came over it, and every receiver fails."""
+    def abandon(self) -> None:
+        """Fail every receiver; none of them hears anything that the worker may yet say."""
         self._broken = True
         self._ready.set()
-        self._call.cancel()
-        receivers, self._receivers = self._receivers, {}
-        for receiver in receivers.values():
+        receivers = list(self._receivers.values())
+        self._receivers.clear()
+        for receiver in receivers:
             receiver.fail(WorkerLost(self.hello.worker_id))
+
+    def close(self) -> None:
+        """Abandon the stream and end it: the worker aborts what came over it. Who reads ``steps`` is cancelled."""
+        self.abandon()
+        self._call.cancel()
 
     async def _outgoing(self) -> AsyncIterator[worker_pb2.AttachRequest]:
         while not self._broken:

@@ -83,6 +83,7 @@ class WorkerState:
         recent_steps_per_s: Rate of its steps, over about the last second of them; 0 before the first.
         prefill_token_s: Seconds per prompt token at its present pace; set by whoever plans.
         prefixes: Beginnings of prompts that it saw last.
+        on_trial: Whether it has failed and not yet proved itself.
         is_open: Whether it could run one sequence more now if the KV cache were without limit.
 
     """
@@ -103,6 +104,8 @@ class WorkerState:
         self.recent_steps_per_s = 0.0
         self.prefill_token_s = 0.0
         self.prefixes = PrefixMemory()
+        self.on_trial = False
+        self._takes_one = False
         self._kv_share = KvShare()
         self._reservations: dict[str, _Reservation] = {}
         self._prefilling: dict[str, int] = {}
@@ -129,6 +132,16 @@ class WorkerState:
         """
         in_use = int(self.load.kv_cache_usage * self.capacity.kv_cache_tokens)
         return self.kv_limit_tokens - max(self.kv_tokens, in_use)
+
+    @property
+    def step_tokens(self) -> int:
+        """Tokens of a step with what runs there now: all that decodes, and as much prefill as a step has room for."""
+        return min(self.decoding + self.pending_prefill_tokens, self.capacity.max_step_tokens)
+
+    @property
+    def slow_step_s(self) -> float:
+        """Seconds that such a step may well take."""
+        return self.step_model.slow_step_s(self.step_tokens, self.context_tokens, self.sequences)
 
     def fits(self, request: Request) -> bool:
         """Whether the worker could run the request if it ran nothing else."""
@@ -220,11 +233,18 @@ class WorkerState:
         self.prefill_bucket.fill(tokens_per_s, limit_tokens, now)
         self._note_change()
 
+    def take_one(self, *, only: bool) -> None:
+        """Run one request at a time only, or as many as there is room for."""
+        if only is not self._takes_one:
+            self._takes_one = only
+            self._note_change()
+
     def _note_change(self) -> None:
         oldest_tokens = next(iter(self._prefilling.values()), 1)
         self.pending_prefill_tokens = self.prefill_tokens - max(0, min(self._prefilled_tokens, oldest_tokens - 1))
         self.is_open = not self._reservations or (
-            self.pending_prefill_tokens < self.capacity.prefill_tokens
+            not self._takes_one
+            and self.pending_prefill_tokens < self.capacity.prefill_tokens
             and self.sequences < self.capacity.max_sequences
             and (self.prefill_bucket.is_open or not self.decoding)
         )
@@ -257,10 +277,11 @@ class Fleet:
         """The worker of that id; None when it is not there."""
         return self._workers.get(worker_id)
 
-    def join(self, worker_id: str, capacity: Capacity) -> None:
+    def join(self, worker_id: str, capacity: Capacity, *, on_trial: bool = False) -> None:
         """Add a worker, idle. ValueError when it is there already.
 
-        Until it has been seen to step, it is taken to be as fast as one of the same capacity.
+        On trial it takes one request at a time, as long as another worker is trusted: where none is, to hold back would
+        protect nobody. Until it has been seen to step, it is taken to be as fast as one of the same capacity.
         """
         if self.known(worker_id):
             raise ValueError(f"worker {worker_id} has joined already")
@@ -268,7 +289,20 @@ class Fleet:
         worker = WorkerState(worker_id, capacity, self._changed)
         if peer := next(alike, None):
             worker.step_model = StepModel.like(peer.step_model)
+        worker.on_trial = on_trial
         self._workers[worker_id] = worker
+        self._weigh_trials()
+
+    def trust(self, worker_id: str) -> None:
+        """Take a worker off trial; one that is not there is ignored."""
+        if worker := self.known(worker_id):
+            worker.on_trial = False
+            self._weigh_trials()
+
+    def _weigh_trials(self) -> None:
+        has_trusted = any(not worker.on_trial for worker in self)
+        for worker in self:
+            worker.take_one(only=worker.on_trial and has_trusted)
 
     def known(self, worker_id: str) -> WorkerState | None:
         """The worker of that id, though it may rest; None when it is not there."""
@@ -289,12 +323,14 @@ class Fleet:
     def _move(self, worker_id: str, source: dict[str, WorkerState], target: dict[str, WorkerState]) -> None:
         if worker_id not in target:
             target[worker_id] = self._changed[worker_id] = source.pop(worker_id)
+            self._weigh_trials()
 
     def lose(self, worker_id: str) -> WorkerState | None:
         """Take a worker out, with its ledger as it stands; None when it is not there."""
         worker = self._workers.pop(worker_id, None) or self._resting.pop(worker_id, None)
         if worker:
             self._changed[worker_id] = worker
+            self._weigh_trials()
         return worker
 
     def take_changed(self) -> list[str]:

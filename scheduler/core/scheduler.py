@@ -53,9 +53,12 @@ class Scheduler:
         self._resuming = WaitingQueue(lambda request: request.deadline_s)
         self._running: dict[str, _Running] = {}
 
-    def join(self, worker_id: str, capacity: Capacity, now: float) -> list[Decision]:
-        """A worker is there, idle. ValueError when it has joined already."""
-        self._fleet.join(worker_id, capacity)
+    def join(self, worker_id: str, capacity: Capacity, now: float, *, on_trial: bool = False) -> list[Decision]:
+        """A worker is there, idle. ValueError when it has joined already.
+
+        On trial it runs one request at a time, while there are others, until it is trusted.
+        """
+        self._fleet.join(worker_id, capacity, on_trial=on_trial)
         return [*self._refuse_unserved(), *self._replan(now)]
 
     def lose(self, worker_id: str, now: float) -> list[Decision]:
@@ -65,6 +68,11 @@ class Scheduler:
         for request in lost:
             self._quotas.leave(request, used_tokens=0)
         return [*(Lose(request, worker_id) for request in lost), *self._refuse_unserved(), *self._replan(now)]
+
+    def trust(self, worker_id: str, now: float) -> list[Decision]:
+        """A worker is on trial no more."""
+        self._fleet.trust(worker_id)
+        return self._replan(now)
 
     def rest(self, worker_id: str, now: float) -> list[Decision]:
         """A worker is to be given nothing more; what runs there goes on. KeyError when it is not there."""
@@ -219,6 +227,10 @@ class Scheduler:
     def workers(self) -> list[WorkerState]:
         """The ledgers of the workers that are given requests, in order of joining; to be read only."""
         return list(self._fleet)
+
+    def worker(self, worker_id: str) -> WorkerState | None:
+        """The ledger of a worker, though it may rest; None when it has not joined. To be read only."""
+        return self._fleet.known(worker_id)
 
     def resting_workers(self) -> list[WorkerState]:
         """The ledgers of those that rest."""

@@ -10,6 +10,7 @@ SOLVE_EVERY_STEPS = 8
 OUTLIER_FACTOR = 3.0
 OUTLIER_S = 0.01
 TRUSTED_AFTER_STEPS = 20
+UNSEEN_FACTOR = 4.0
 
 # Roofline of a 7B model in BF16 on one H200. Optimistic on purpose: too slow a guess would refuse everything, and
 # nothing would run to correct it.
@@ -47,6 +48,7 @@ class StepModel:
     per_context_token_s: float
     per_sequence_s: float
     _steps: int
+    _most_tokens: int
     _products: list[list[float]]
     _moments: list[float]
 
@@ -54,6 +56,7 @@ class StepModel:
         """Begin with the prior."""
         self.base_s, self.per_token_s, self.per_context_token_s, self.per_sequence_s = PRIOR
         self._steps = 0
+        self._most_tokens = 0
         self._products = [[0.0] * 4 for _ in _EACH]
         self._moments = [0.0] * 4
 
@@ -65,6 +68,11 @@ class StepModel:
         model.per_context_token_s, model.per_sequence_s = other.per_context_token_s, other.per_sequence_s
         return model
 
+    @property
+    def has_learnt(self) -> bool:
+        """Whether it has seen enough of this worker's own steps to say that one of them is out of the ordinary."""
+        return self._steps >= TRUSTED_AFTER_STEPS
+
     def step_s(self, tokens: float, contexts: float, sequences: float) -> float:
         """Seconds that a step is expected to take."""
         return (
@@ -74,10 +82,23 @@ class StepModel:
             + self.per_sequence_s * sequences
         )
 
+    def slow_step_s(self, tokens: float, contexts: float, sequences: float) -> float:
+        """Seconds that a step may well take, though none of as many tokens has been seen and understood.
+
+        What a token costs is not known from steps of few. For those beyond, it is the prior's guess for a machine that
+        is as slow as this one with the rest, four times over: without a GPU prefill is far slower than decoding.
+        """
+        unseen = max(0.0, tokens - self._most_tokens)
+        slowness = max(1.0, self.base_s / PRIOR[0])
+        return self.step_s(tokens, contexts, sequences) + unseen * UNSEEN_FACTOR * slowness * PRIOR[1]
+
     def observe(self, step_s: float, tokens: int, contexts: int, sequences: int) -> None:
         """Learn from one step."""
-        if self._steps >= TRUSTED_AFTER_STEPS:
-            step_s = min(step_s, OUTLIER_FACTOR * self.step_s(tokens, contexts, sequences) + OUTLIER_S)
+        most_s = OUTLIER_FACTOR * self.step_s(tokens, contexts, sequences) + OUTLIER_S
+        if not self.has_learnt or step_s <= most_s:
+            self._most_tokens = max(self._most_tokens, tokens)
+        else:
+            step_s = most_s
         features = (1.0, tokens / UNITS[1], contexts / UNITS[2], sequences / UNITS[3])
         kept = EARLY_FORGETTING if self._steps < EARLY_STEPS else FORGETTING
         for i, feature in enumerate(features):

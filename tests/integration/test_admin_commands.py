@@ -69,6 +69,7 @@ async def test_a_worker_is_listed_drained_and_taken_back(running: House) -> None
     listed = await sluice(running, "workers")
     worker = listed.out.splitlines()[1].split()[0]
     assert " ready " in listed.out
+    assert " closed " in listed.out
     assert " draining " in (await sluice(running, "drain", worker)).out
     assert " draining " in (await sluice(running, "workers")).out
     assert " ready " in (await sluice(running, "drain", "--undo", worker)).out

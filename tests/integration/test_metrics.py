@@ -14,6 +14,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from common.client import Client, ask
 from sluice.v1 import inference_pb2
+from tests.integration.apart import address_of, lone_scheduler, lone_worker
+from tests.integration.house import eventually
 from tests.integration.stream import LONG, Stream, tokens
 from tests.processes import Sluice, free_port
 
@@ -181,6 +183,24 @@ async def test_tokens_and_first_tokens_are_those_that_the_callers_got(day: Day) 
         per_token = value(day.over, "sluice_time_per_output_token_seconds_count", service_class=priority)
         assert per_token == first
         assert value(day.over, "sluice_time_per_output_token_seconds_sum", service_class=priority) > per_token * 0.0048
+
+
+async def test_moves_to_another_worker_are_counted() -> None:
+    port = free_port()
+    async with (
+        lone_worker() as (one, dying),
+        lone_worker() as (other, _),
+        lone_scheduler(address_of(one), address_of(other), metrics_listen=f"127.0.0.1:{port}") as scheduler,
+        Client(address_of(scheduler)) as client,
+    ):
+        await eventually(lambda: scheduler.dispatcher.workers == 2)
+        streams = [Stream(client, ask("hi", sampling=tokens(300))) for _ in range(4)]
+        for stream in streams:
+            await stream.until("chunk")
+        dying.die("it was told to")
+        moves = sum([(await stream.finished()).failovers for stream in streams])
+        assert moves == len(dying.submitted) > 0
+        assert value(await scraped(port), "sluice_failovers_total", service_class="high") == moves
 
 
 async def test_the_time_in_the_queue_is_that_of_requests_that_reached_a_worker(day: Day) -> None:

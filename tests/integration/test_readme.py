@@ -228,7 +228,7 @@ def test_the_table_of_errors_is_the_one_of_the_code() -> None:
 
 
 def test_the_metrics_that_it_names_are_those_there_are() -> None:
-    registries = [SchedulerMetrics(Scheduler(make_policy("fcfs", 1.0), 1)).registry, WorkerMetrics().registry]
+    registries = [SchedulerMetrics(Scheduler(make_policy("fcfs", 1.0), 1), {}).registry, WorkerMetrics().registry]
     there = {
         family.name + ("_total" if family.type == "counter" else "")
         for registry in registries

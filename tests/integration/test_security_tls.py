@@ -186,9 +186,9 @@ async def test_a_scheduler_connects_with_the_files_as_they_are_then(
     ca: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log = RecordedLog()
-    monkeypatch.setattr("scheduler.worker_pool.log", log)
-    monkeypatch.setattr("scheduler.worker_pool.REDIAL_S", 0.5)
-    monkeypatch.setattr("scheduler.worker_pool.RETRY_S", 0.05)
+    monkeypatch.setattr("scheduler.worker_keeper.log", log)
+    monkeypatch.setattr("scheduler.worker_keeper.REDIAL_S", 0.5)
+    monkeypatch.setattr("scheduler.worker_keeper.RETRY_S", 0.05)
     own = Authority(tmp_path / "theirs").issue("scheduler", into=Issued(tmp_path / "own.crt", tmp_path / "own.key"))
     async with lone_worker(tls=server_tls(ca.issue("worker"), ca), scheduler_certificate="scheduler") as (worker, _):
         tls = {"ca": str(ca.ca), "certificate": str(own.certificate), "key": str(own.key)}

@@ -47,7 +47,7 @@ async def test_a_scheduler_without_the_token_goes_without_the_worker_until_its_f
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log = RecordedLog()
-    monkeypatch.setattr("scheduler.worker_pool.log", log)
+    monkeypatch.setattr("scheduler.worker_keeper.log", log)
     file = tmp_path / "token"
     file.write_text(make_token())
     async with (

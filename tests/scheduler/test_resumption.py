@@ -46,6 +46,18 @@ def test_before_the_first_token_everything_begins_anew() -> None:
     assert list(submits_of(submit, relay, sequences)) == [(submit, relay)]
 
 
+def test_after_each_move_the_worker_knows_it_by_another_id() -> None:
+    for tokens, count in ((0, 1), (1, 2)):
+        relay, sequences = broken_off(tokens, tokens)
+        submit = worker_pb2.Submit(request_id="a", prompt_token_ids=[7, 8])
+        ids = []
+        for moves in range(3):
+            relay.progress.failovers = moves
+            ids += [each.request_id for each, _ in submits_of(submit, relay, sequences)]
+        assert len(set(ids)) == len(ids) == 3 * count
+        assert submit.request_id == "a"
+
+
 def test_each_unfinished_sequence_goes_on_by_itself_and_finished_ones_are_not_repeated() -> None:
     relay, sequences = broken_off(2, -3, 1)
     submit = worker_pb2.Submit(request_id="a", prompt_token_ids=[7, 8], sampling={"n": 3, "max_tokens": 9})

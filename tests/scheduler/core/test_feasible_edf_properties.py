@@ -165,10 +165,15 @@ class FeasibleEdfMachine(RuleBasedStateMachine):
         assert following_s is None or following_s > self.now, "would be called again and again"
 
     @precondition(lambda self: len(self.scheduler.workers()) < 3)
-    @rule(capacity=CAPACITIES)
-    def join(self, capacity: Capacity) -> None:
+    @rule(capacity=CAPACITIES, on_trial=st.booleans())
+    def join(self, capacity: Capacity, *, on_trial: bool) -> None:
         names = {worker.worker_id for worker in self.scheduler.workers()}
-        self.tell("join", next(name for name in ("w0", "w1", "w2") if name not in names), capacity)
+        self.tell("join", next(name for name in ("w0", "w1", "w2") if name not in names), capacity, on_trial=on_trial)
+
+    @precondition(lambda self: self.scheduler.workers())
+    @rule(data=st.data())
+    def trust(self, data: st.DataObject) -> None:
+        self.tell("trust", self.some_worker(data))
 
     @precondition(lambda self: self.scheduler.workers())
     @rule(data=st.data())

@@ -26,17 +26,19 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15sluice/v1/admin.proto\x12\tsluice.v1\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\"\x9a\x01\n\rRequestFilter\x12\x13\n\x0brequest_ids\x18\x01 \x03(\t\x12\x13\n\x06tenant\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x1a\n\rservice_class\x18\x03 \x01(\tH\x01\x88\x01\x01\x12&\n\x05state\x18\x04 \x01(\x0e\x32\x17.sluice.v1.RequestStateB\t\n\x07_tenantB\x10\n\x0e_service_class\"\xa3\x03\n\x0eRequestSummary\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x15\n\rservice_class\x18\x03 \x01(\t\x12&\n\x05state\x18\x04 \x01(\x0e\x32\x17.sluice.v1.RequestState\x12\x0e\n\x06worker\x18\x05 \x01(\t\x12\x1b\n\x0equeue_position\x18\x06 \x01(\rH\x00\x88\x01\x01\x12\x31\n\x0e\x65stimated_wait\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08promised\x18\x08 \x01(\x08\x12&\n\x03\x61ge\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\x12,\n\ttime_left\x18\n \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x15\n\rprompt_tokens\x18\x0b \x01(\r\x12\x12\n\nmax_tokens\x18\x0c \x01(\r\x12\x11\n\tsequences\x18\r \x01(\r\x12\x15\n\routput_tokens\x18\x0e \x01(\rB\x11\n\x0f_queue_position\"N\n\x13ListRequestsRequest\x12(\n\x06\x66ilter\x18\x01 \x01(\x0b\x32\x18.sluice.v1.RequestFilter\x12\r\n\x05limit\x18\x02 \x01(\r\"R\n\x14ListRequestsResponse\x12+\n\x08requests\x18\x01 \x03(\x0b\x32\x19.sluice.v1.RequestSummary\x12\r\n\x05total\x18\x02 \x01(\r\"r\n\tStepTimes\x12\'\n\x04\x62\x61se\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07token_s\x18\x02 \x01(\x01\x12\x17\n\x0f\x63ontext_token_s\x18\x03 \x01(\x01\x12\x12\n\nsequence_s\x18\x04 \x01(\x01\"\xd7\x02\n\rWorkerSummary\x12\x0e\n\x06worker\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0e\n\x06\x65ngine\x18\x03 \x01(\t\x12%\n\x05state\x18\x04 \x01(\x0e\x32\x16.sluice.v1.WorkerState\x12\x10\n\x08requests\x18\x05 \x01(\r\x12\x11\n\tsequences\x18\x06 \x01(\r\x12\x15\n\rmax_sequences\x18\x07 \x01(\r\x12\x11\n\tkv_tokens\x18\x08 \x01(\r\x12\x17\n\x0fkv_cache_tokens\x18\t \x01(\r\x12\x16\n\x0ekv_cache_usage\x18\n \x01(\x01\x12\x16\n\x0eprefill_tokens\x18\x0b \x01(\r\x12\x17\n\x0fmax_step_tokens\x18\x0c \x01(\r\x12\x13\n\x0bpreemptions\x18\r \x01(\r\x12(\n\nstep_times\x18\x0e \x01(\x0b\x32\x14.sluice.v1.StepTimes\"\x14\n\x12ListWorkersRequest\"@\n\x13ListWorkersResponse\x12)\n\x07workers\x18\x01 \x03(\x0b\x32\x18.sluice.v1.WorkerSummary\"A\n\x15\x43\x61ncelRequestsRequest\x12(\n\x06\x66ilter\x18\x01 \x01(\x0b\x32\x18.sluice.v1.RequestFilter\"+\n\x16\x43\x61ncelRequestsResponse\x12\x11\n\tcancelled\x18\x01 \x01(\r\"$\n\x12\x44rainWorkerRequest\x12\x0e\n\x06worker\x18\x01 \x01(\t\"?\n\x13\x44rainWorkerResponse\x12(\n\x06worker\x18\x01 \x01(\x0b\x32\x18.sluice.v1.WorkerSummary\"&\n\x14UndrainWorkerRequest\x12\x0e\n\x06worker\x18\x01 \x01(\t\"A\n\x15UndrainWorkerResponse\x12(\n\x06worker\x18\x01 \x01(\x0b\x32\x18.sluice.v1.WorkerSummary\"=\n\x06Limits\x12\x1b\n\x13max_queued_requests\x18\x01 \x01(\r\x12\x16\n\x0emax_tokens_cap\x18\x02 \x01(\r\"\x12\n\x10GetLimitsRequest\"6\n\x11GetLimitsResponse\x12!\n\x06limits\x18\x01 \x01(\x0b\x32\x11.sluice.v1.Limits\"i\n\x13UpdateLimitsRequest\x12!\n\x06limits\x18\x01 \x01(\x0b\x32\x11.sluice.v1.Limits\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"9\n\x14UpdateLimitsResponse\x12!\n\x06limits\x18\x01 \x01(\x0b\x32\x11.sluice.v1.Limits*c\n\x0cRequestState\x12\x1d\n\x19REQUEST_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15REQUEST_STATE_WAITING\x10\x01\x12\x19\n\x15REQUEST_STATE_RUNNING\x10\x02*^\n\x0bWorkerState\x12\x1c\n\x18WORKER_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12WORKER_STATE_READY\x10\x01\x12\x19\n\x15WORKER_STATE_DRAINING\x10\x02\x32\xbf\x04\n\x0c\x41\x64minService\x12O\n\x0cListRequests\x12\x1e.sluice.v1.ListRequestsRequest\x1a\x1f.sluice.v1.ListRequestsResponse\x12L\n\x0bListWorkers\x12\x1d.sluice.v1.ListWorkersRequest\x1a\x1e.sluice.v1.ListWorkersResponse\x12U\n\x0e\x43\x61ncelRequests\x12 .sluice.v1.CancelRequestsRequest\x1a!.sluice.v1.CancelRequestsResponse\x12L\n\x0b\x44rainWorker\x12\x1d.sluice.v1.DrainWorkerRequest\x1a\x1e.sluice.v1.DrainWorkerResponse\x12R\n\rUndrainWorker\x12\x1f.sluice.v1.UndrainWorkerRequest\x1a .sluice.v1.UndrainWorkerResponse\x12\x46\n\tGetLimits\x12\x1b.sluice.v1.GetLimitsRequest\x1a\x1c.sluice.v1.GetLimitsResponse\x12O\n\x0cUpdateLimits\x12\x1e.sluice.v1.UpdateLimitsRequest\x1a\x1f.sluice.v1.UpdateLimitsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15sluice/v1/admin.proto\x12\tsluice.v1\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\"\x9a\x01\n\rRequestFilter\x12\x13\n\x0brequest_ids\x18\x01 \x03(\t\x12\x13\n\x06tenant\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x1a\n\rservice_class\x18\x03 \x01(\tH\x01\x88\x01\x01\x12&\n\x05state\x18\x04 \x01(\x0e\x32\x17.sluice.v1.RequestStateB\t\n\x07_tenantB\x10\n\x0e_service_class\"\xa3\x03\n\x0eRequestSummary\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x15\n\rservice_class\x18\x03 \x01(\t\x12&\n\x05state\x18\x04 \x01(\x0e\x32\x17.sluice.v1.RequestState\x12\x0e\n\x06worker\x18\x05 \x01(\t\x12\x1b\n\x0equeue_position\x18\x06 \x01(\rH\x00\x88\x01\x01\x12\x31\n\x0e\x65stimated_wait\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08promised\x18\x08 \x01(\x08\x12&\n\x03\x61ge\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\x12,\n\ttime_left\x18\n \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x15\n\rprompt_tokens\x18\x0b \x01(\r\x12\x12\n\nmax_tokens\x18\x0c \x01(\r\x12\x11\n\tsequences\x18\r \x01(\r\x12\x15\n\routput_tokens\x18\x0e \x01(\rB\x11\n\x0f_queue_position\"N\n\x13ListRequestsRequest\x12(\n\x06\x66ilter\x18\x01 \x01(\x0b\x32\x18.sluice.v1.RequestFilter\x12\r\n\x05limit\x18\x02 \x01(\r\"R\n\x14ListRequestsResponse\x12+\n\x08requests\x18\x01 \x03(\x0b\x32\x19.sluice.v1.RequestSummary\x12\r\n\x05total\x18\x02 \x01(\r\"r\n\tStepTimes\x12\'\n\x04\x62\x61se\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07token_s\x18\x02 \x01(\x01\x12\x17\n\x0f\x63ontext_token_s\x18\x03 \x01(\x01\x12\x12\n\nsequence_s\x18\x04 \x01(\x01\"\x81\x03\n\rWorkerSummary\x12\x0e\n\x06worker\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0e\n\x06\x65ngine\x18\x03 \x01(\t\x12%\n\x05state\x18\x04 \x01(\x0e\x32\x16.sluice.v1.WorkerState\x12\x10\n\x08requests\x18\x05 \x01(\r\x12\x11\n\tsequences\x18\x06 \x01(\r\x12\x15\n\rmax_sequences\x18\x07 \x01(\r\x12\x11\n\tkv_tokens\x18\x08 \x01(\r\x12\x17\n\x0fkv_cache_tokens\x18\t \x01(\r\x12\x16\n\x0ekv_cache_usage\x18\n \x01(\x01\x12\x16\n\x0eprefill_tokens\x18\x0b \x01(\r\x12\x17\n\x0fmax_step_tokens\x18\x0c \x01(\r\x12\x13\n\x0bpreemptions\x18\r \x01(\r\x12(\n\nstep_times\x18\x0e \x01(\x0b\x32\x14.sluice.v1.StepTimes\x12(\n\x07\x63ircuit\x18\x0f \x01(\x0e\x32\x17.sluice.v1.CircuitState\"\x14\n\x12ListWorkersRequest\"@\n\x13ListWorkersResponse\x12)\n\x07workers\x18\x01 \x03(\x0b\x32\x18.sluice.v1.WorkerSummary\"A\n\x15\x43\x61ncelRequestsRequest\x12(\n\x06\x66ilter\x18\x01 \x01(\x0b\x32\x18.sluice.v1.RequestFilter\"+\n\x16\x43\x61ncelRequestsResponse\x12\x11\n\tcancelled\x18\x01 \x01(\r\"$\n\x12\x44rainWorkerRequest\x12\x0e\n\x06worker\x18\x01 \x01(\t\"?\n\x13\x44rainWorkerResponse\x12(\n\x06worker\x18\x01 \x01(\x0b\x32\x18.sluice.v1.WorkerSummary\"&\n\x14UndrainWorkerRequest\x12\x0e\n\x06worker\x18\x01 \x01(\t\"A\n\x15UndrainWorkerResponse\x12(\n\x06worker\x18\x01 \x01(\x0b\x32\x18.sluice.v1.WorkerSummary\"=\n\x06Limits\x12\x1b\n\x13max_queued_requests\x18\x01 \x01(\r\x12\x16\n\x0emax_tokens_cap\x18\x02 \x01(\r\"\x12\n\x10GetLimitsRequest\"6\n\x11GetLimitsResponse\x12!\n\x06limits\x18\x01 \x01(\x0b\x32\x11.sluice.v1.Limits\"i\n\x13UpdateLimitsRequest\x12!\n\x06limits\x18\x01 \x01(\x0b\x32\x11.sluice.v1.Limits\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"9\n\x14UpdateLimitsResponse\x12!\n\x06limits\x18\x01 \x01(\x0b\x32\x11.sluice.v1.Limits*c\n\x0cRequestState\x12\x1d\n\x19REQUEST_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15REQUEST_STATE_WAITING\x10\x01\x12\x19\n\x15REQUEST_STATE_RUNNING\x10\x02*u\n\x0bWorkerState\x12\x1c\n\x18WORKER_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12WORKER_STATE_READY\x10\x01\x12\x19\n\x15WORKER_STATE_DRAINING\x10\x02\x12\x15\n\x11WORKER_STATE_LOST\x10\x03*|\n\x0c\x43ircuitState\x12\x1d\n\x19\x43IRCUIT_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x43IRCUIT_STATE_CLOSED\x10\x01\x12\x1b\n\x17\x43IRCUIT_STATE_HALF_OPEN\x10\x02\x12\x16\n\x12\x43IRCUIT_STATE_OPEN\x10\x03\x32\xbf\x04\n\x0c\x41\x64minService\x12O\n\x0cListRequests\x12\x1e.sluice.v1.ListRequestsRequest\x1a\x1f.sluice.v1.ListRequestsResponse\x12L\n\x0bListWorkers\x12\x1d.sluice.v1.ListWorkersRequest\x1a\x1e.sluice.v1.ListWorkersResponse\x12U\n\x0e\x43\x61ncelRequests\x12 .sluice.v1.CancelRequestsRequest\x1a!.sluice.v1.CancelRequestsResponse\x12L\n\x0b\x44rainWorker\x12\x1d.sluice.v1.DrainWorkerRequest\x1a\x1e.sluice.v1.DrainWorkerResponse\x12R\n\rUndrainWorker\x12\x1f.sluice.v1.UndrainWorkerRequest\x1a .sluice.v1.UndrainWorkerResponse\x12\x46\n\tGetLimits\x12\x1b.sluice.v1.GetLimitsRequest\x1a\x1c.sluice.v1.GetLimitsResponse\x12O\n\x0cUpdateLimits\x12\x1e.sluice.v1.UpdateLimitsRequest\x1a\x1f.sluice.v1.UpdateLimitsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'sluice.v1.admin_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_REQUESTSTATE']._serialized_start=2022
-  _globals['_REQUESTSTATE']._serialized_end=2121
-  _globals['_WORKERSTATE']._serialized_start=2123
-  _globals['_WORKERSTATE']._serialized_end=2217
+  _globals['_REQUESTSTATE']._serialized_start=2064
+  _globals['_REQUESTSTATE']._serialized_end=2163
+  _globals['_WORKERSTATE']._serialized_start=2165
+  _globals['_WORKERSTATE']._serialized_end=2282
+  _globals['_CIRCUITSTATE']._serialized_start=2284
+  _globals['_CIRCUITSTATE']._serialized_end=2408
   _globals['_REQUESTFILTER']._serialized_start=103
   _globals['_REQUESTFILTER']._serialized_end=257
   _globals['_REQUESTSUMMARY']._serialized_start=260
@@ -48,33 +50,33 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STEPTIMES']._serialized_start=845
   _globals['_STEPTIMES']._serialized_end=959
   _globals['_WORKERSUMMARY']._serialized_start=962
-  _globals['_WORKERSUMMARY']._serialized_end=1305
-  _globals['_LISTWORKERSREQUEST']._serialized_start=1307
-  _globals['_LISTWORKERSREQUEST']._serialized_end=1327
-  _globals['_LISTWORKERSRESPONSE']._serialized_start=1329
-  _globals['_LISTWORKERSRESPONSE']._serialized_end=1393
-  _globals['_CANCELREQUESTSREQUEST']._serialized_start=1395
-  _globals['_CANCELREQUESTSREQUEST']._serialized_end=1460
-  _globals['_CANCELREQUESTSRESPONSE']._serialized_start=1462
-  _globals['_CANCELREQUESTSRESPONSE']._serialized_end=1505
-  _globals['_DRAINWORKERREQUEST']._serialized_start=1507
-  _globals['_DRAINWORKERREQUEST']._serialized_end=1543
-  _globals['_DRAINWORKERRESPONSE']._serialized_start=1545
-  _globals['_DRAINWORKERRESPONSE']._serialized_end=1608
-  _globals['_UNDRAINWORKERREQUEST']._serialized_start=1610
-  _globals['_UNDRAINWORKERREQUEST']._serialized_end=1648
-  _globals['_UNDRAINWORKERRESPONSE']._serialized_start=1650
-  _globals['_UNDRAINWORKERRESPONSE']._serialized_end=1715
-  _globals['_LIMITS']._serialized_start=1717
-  _globals['_LIMITS']._serialized_end=1778
-  _globals['_GETLIMITSREQUEST']._serialized_start=1780
-  _globals['_GETLIMITSREQUEST']._serialized_end=1798
-  _globals['_GETLIMITSRESPONSE']._serialized_start=1800
-  _globals['_GETLIMITSRESPONSE']._serialized_end=1854
-  _globals['_UPDATELIMITSREQUEST']._serialized_start=1856
-  _globals['_UPDATELIMITSREQUEST']._serialized_end=1961
-  _globals['_UPDATELIMITSRESPONSE']._serialized_start=1963
-  _globals['_UPDATELIMITSRESPONSE']._serialized_end=2020
-  _globals['_ADMINSERVICE']._serialized_start=2220
-  _globals['_ADMINSERVICE']._serialized_end=2795
+  _globals['_WORKERSUMMARY']._serialized_end=1347
+  _globals['_LISTWORKERSREQUEST']._serialized_start=1349
+  _globals['_LISTWORKERSREQUEST']._serialized_end=1369
+  _globals['_LISTWORKERSRESPONSE']._serialized_start=1371
+  _globals['_LISTWORKERSRESPONSE']._serialized_end=1435
+  _globals['_CANCELREQUESTSREQUEST']._serialized_start=1437
+  _globals['_CANCELREQUESTSREQUEST']._serialized_end=1502
+  _globals['_CANCELREQUESTSRESPONSE']._serialized_start=1504
+  _globals['_CANCELREQUESTSRESPONSE']._serialized_end=1547
+  _globals['_DRAINWORKERREQUEST']._serialized_start=1549
+  _globals['_DRAINWORKERREQUEST']._serialized_end=1585
+  _globals['_DRAINWORKERRESPONSE']._serialized_start=1587
+  _globals['_DRAINWORKERRESPONSE']._serialized_end=1650
+  _globals['_UNDRAINWORKERREQUEST']._serialized_start=1652
+  _globals['_UNDRAINWORKERREQUEST']._serialized_end=1690
+  _globals['_UNDRAINWORKERRESPONSE']._serialized_start=1692
+  _globals['_UNDRAINWORKERRESPONSE']._serialized_end=1757
+  _globals['_LIMITS']._serialized_start=1759
+  _globals['_LIMITS']._serialized_end=1820
+  _globals['_GETLIMITSREQUEST']._serialized_start=1822
+  _globals['_GETLIMITSREQUEST']._serialized_end=1840
+  _globals['_GETLIMITSRESPONSE']._serialized_start=1842
+  _globals['_GETLIMITSRESPONSE']._serialized_end=1896
+  _globals['_UPDATELIMITSREQUEST']._serialized_start=1898
+  _globals['_UPDATELIMITSREQUEST']._serialized_end=2003
+  _globals['_UPDATELIMITSRESPONSE']._serialized_start=2005
+  _globals['_UPDATELIMITSRESPONSE']._serialized_end=2062
+  _globals['_ADMINSERVICE']._serialized_start=2411
+  _globals['_ADMINSERVICE']._serialized_end=2986
 # @@protoc_insertion_point(module_scope)

@@ -57,6 +57,8 @@ class _WorkerStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WorkerSta
     """It is."""
     WORKER_STATE_DRAINING: _WorkerState.ValueType  # 2
     """It is not, by DrainWorker; what runs there goes on."""
+    WORKER_STATE_LOST: _WorkerState.ValueType  # 3
+    """It is not: it failed and has not joined again. Only its address is known."""
 
 class WorkerState(_WorkerState, metaclass=_WorkerStateEnumTypeWrapper):
     """Whether a worker is given requests."""
@@ -67,7 +69,37 @@ WORKER_STATE_READY: WorkerState.ValueType  # 1
 """It is."""
 WORKER_STATE_DRAINING: WorkerState.ValueType  # 2
 """It is not, by DrainWorker; what runs there goes on."""
+WORKER_STATE_LOST: WorkerState.ValueType  # 3
+"""It is not: it failed and has not joined again. Only its address is known."""
 Global___WorkerState: _TypeAlias = WorkerState  # noqa: Y015
+
+class _CircuitState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CircuitStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CircuitState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CIRCUIT_STATE_UNSPECIFIED: _CircuitState.ValueType  # 0
+    """Never sent."""
+    CIRCUIT_STATE_CLOSED: _CircuitState.ValueType  # 1
+    """It is given what it can run."""
+    CIRCUIT_STATE_HALF_OPEN: _CircuitState.ValueType  # 2
+    """It failed and has joined again: it is given one request at a time, while others serve, until one has ended well."""
+    CIRCUIT_STATE_OPEN: _CircuitState.ValueType  # 3
+    """It failed; after each fault in a row it is tried again twice as late, after 30 s at most."""
+
+class CircuitState(_CircuitState, metaclass=_CircuitStateEnumTypeWrapper):
+    """How far a worker is trusted. Its own faults count alone: an engine that dies, a connection that is lost, silence."""
+
+CIRCUIT_STATE_UNSPECIFIED: CircuitState.ValueType  # 0
+"""Never sent."""
+CIRCUIT_STATE_CLOSED: CircuitState.ValueType  # 1
+"""It is given what it can run."""
+CIRCUIT_STATE_HALF_OPEN: CircuitState.ValueType  # 2
+"""It failed and has joined again: it is given one request at a time, while others serve, until one has ended well."""
+CIRCUIT_STATE_OPEN: CircuitState.ValueType  # 3
+"""It failed; after each fault in a row it is tried again twice as late, after 30 s at most."""
+Global___CircuitState: _TypeAlias = CircuitState  # noqa: Y015
 
 @_typing.final
 class RequestFilter(_message.Message):
@@ -306,8 +338,9 @@ class WorkerSummary(_message.Message):
     MAX_STEP_TOKENS_FIELD_NUMBER: _builtins.int
     PREEMPTIONS_FIELD_NUMBER: _builtins.int
     STEP_TIMES_FIELD_NUMBER: _builtins.int
+    CIRCUIT_FIELD_NUMBER: _builtins.int
     worker: _builtins.str
-    """Its id."""
+    """Its id; empty when it is lost."""
     address: _builtins.str
     """Where the scheduler reaches it, HOST:PORT."""
     engine: _builtins.str
@@ -332,6 +365,8 @@ class WorkerSummary(_message.Message):
     """Tokens of one engine step at most."""
     preemptions: _builtins.int
     """Preemptions since it started."""
+    circuit: Global___CircuitState.ValueType
+    """How far it is trusted."""
     @_builtins.property
     def step_times(self) -> Global___StepTimes:
         """How long its steps take."""
@@ -353,10 +388,11 @@ class WorkerSummary(_message.Message):
         max_step_tokens: _builtins.int = ...,
         preemptions: _builtins.int = ...,
         step_times: Global___StepTimes | None = ...,
+        circuit: Global___CircuitState.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["step_times", b"step_times"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "engine", b"engine", "kv_cache_tokens", b"kv_cache_tokens", "kv_cache_usage", b"kv_cache_usage", "kv_tokens", b"kv_tokens", "max_sequences", b"max_sequences", "max_step_tokens", b"max_step_tokens", "preemptions", b"preemptions", "prefill_tokens", b"prefill_tokens", "requests", b"requests", "sequences", b"sequences", "state", b"state", "step_times", b"step_times", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "circuit", b"circuit", "engine", b"engine", "kv_cache_tokens", b"kv_cache_tokens", "kv_cache_usage", b"kv_cache_usage", "kv_tokens", b"kv_tokens", "max_sequences", b"max_sequences", "max_step_tokens", b"max_step_tokens", "preemptions", b"preemptions", "prefill_tokens", b"prefill_tokens", "requests", b"requests", "sequences", b"sequences", "state", b"state", "step_times", b"step_times", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -388,7 +424,7 @@ class ListWorkersResponse(_message.Message):
     WORKERS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def workers(self) -> _containers.RepeatedCompositeFieldContainer[Global___WorkerSummary]:
-        """Those that are given requests first, each kind in order of joining."""
+        """Those that are given requests first, each kind in order of joining; then those that are lost."""
 
     def __init__(
         self,
