@@ -37,3 +37,5 @@ class AgreedModel:
             self.served = await asyncio.to_thread(ServedModel.from_worker, model, b"".join(pieces))
         elif (self.served.name, self.served.tokenizer_digest) != (model.name, model.tokenizer_digest):
             raise ValueError(f"it serves {model.name!r}, not {self.served.name!r}, or its tokenizer differs")
+        else:
+            self.served.context_tokens = max(self.served.context_tokens, model.context_tokens)

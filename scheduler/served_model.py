@@ -7,13 +7,13 @@ from sluice.v1.generation_pb2 import SamplingParams
 from sluice.worker.v1 import worker_pb2
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ServedModel:
     """A model's limits, its own sampling values and its tokenizer.
 
     Attributes:
         name: Its name.
-        context_tokens: Tokens of prompt and output together.
+        context_tokens: Tokens of prompt and output together: the most of all workers so far, which may differ in it.
         vocabulary_size: Token ids are below it.
         generation_config: The model's own sampling values; what it does not name is unset.
         tokenizer: Turns inputs into token ids.

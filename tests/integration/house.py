@@ -98,14 +98,21 @@ class House:
 
 @asynccontextmanager
 async def house(
-    *, workers: int = 1, worker: dict[str, Any] | None = None, scheduler: dict[str, Any] | None = None
+    *,
+    workers: int | list[dict[str, Any]] = 1,
+    worker: dict[str, Any] | None = None,
+    scheduler: dict[str, Any] | None = None,
 ) -> AsyncIterator[House]:
-    """Start a house, wait until it is ready, and check in the end that nothing was left behind."""
+    """Start a house, wait until it is ready, and check in the end that nothing was left behind.
+
+    ``workers`` is how many there are, all with the settings ``worker``, or what each of them has besides.
+    """
+    own: list[dict[str, Any]] = [{}] * workers if isinstance(workers, int) else workers
     quiet = {"listen": "127.0.0.1:0", "metrics_listen": ""}
     async with AsyncExitStack() as stack:
         apps, engines = [], []
-        for _ in range(workers):
-            settings = WorkerSettings.model_validate({"engine": "simulated", **quiet, **(worker or {})})
+        for each in own:
+            settings = WorkerSettings.model_validate({"engine": "simulated", **quiet, **(worker or {}), **each})
             engine = WatchedEngine(settings)
             apps.append(await stack.enter_async_context(WorkerApp(settings, engine)))
             engines.append(engine)
@@ -116,7 +123,7 @@ async def house(
         app = await stack.enter_async_context(SchedulerApp(scheduler_settings))
         built = House(app, apps, engines)
         await stack.enter_async_context(built.client)
-        await eventually(lambda: app.dispatcher.workers == workers)
+        await eventually(lambda: app.dispatcher.workers == len(own))
         yield built
         await eventually(built.is_idle)
 
