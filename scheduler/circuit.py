@@ -23,7 +23,7 @@ class Circuit:
 
     Attributes:
         state: Closed: it gets what it can run. Open: it failed, and has not joined again. Half-open: it has, and gets
-            one request at a time until one has come to its own end.
+            one request at a time until it has proved itself.
 
     """
 
@@ -44,9 +44,18 @@ class Circuit:
             self.state = CircuitState.HALF_OPEN
 
     def close(self) -> None:
-        """The worker has proved itself; its past is forgotten."""
+        """The worker has proved itself. It takes a whole answer until its next fault counts as the first."""
         self.state = CircuitState.CLOSED
+
+    def forget(self) -> None:
+        """A request came to its own end there."""
+        self.close()
         self._delay_s = 0.0
+
+    @property
+    def has_past(self) -> bool:
+        """Whether it has failed since a request there came to its own end."""
+        return self._delay_s > 0
 
 
 Circuits = dict[str, Circuit]

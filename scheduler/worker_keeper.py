@@ -147,12 +147,21 @@ class WorkerKeeper:
         """Tell what a step says besides its outputs, which have been delivered."""
         if step.HasField("load"):
             self._dispatcher.report(session.hello.worker_id, step.load)
-        if self._circuit.state is CircuitState.HALF_OPEN and any(map(_ended_well, step.outputs)):
-            self._circuit.close()
-            self._dispatcher.trust(session)
+        if self._circuit.has_past:
+            self._judge(step, session)
         if step.draining and self._dispatcher.retire(session):
             log.info("worker drains", address=self._address, worker=session.hello.worker_id)
             self._on_change()
+
+    def _judge(self, step: worker_pb2.Step, session: WorkerSession) -> None:
+        """Trust the worker once a request has ended well, or enough steps have: an answer may take minutes."""
+        was_tried = self._circuit.state is CircuitState.HALF_OPEN
+        if any(map(_ended_well, step.outputs)):
+            self._circuit.forget()
+        elif (ledger := self._dispatcher.ledger(session)) and ledger.step_model.has_learnt:
+            self._circuit.close()
+        if was_tried and self._circuit.state is CircuitState.CLOSED:
+            self._dispatcher.trust(session)
 
     async def _watch(self, session: WorkerSession, silence: Silence, patience: asyncio.Timeout) -> None:
         """Give the worker up once it is silent for too long, and let whoever waits for its word time out."""

@@ -56,7 +56,7 @@ class Scheduler:
     def join(self, worker_id: str, capacity: Capacity, now: float, *, on_trial: bool = False) -> list[Decision]:
         """A worker is there, idle. ValueError when it has joined already.
 
-        On trial it runs one request at a time, while there are others, until it is trusted.
+        On trial it runs one request at a time, while others are trusted, until it is too.
         """
         self._fleet.join(worker_id, capacity, on_trial=on_trial)
         return [*self._refuse_unserved(), *self._replan(now)]

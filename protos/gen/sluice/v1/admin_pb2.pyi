@@ -84,7 +84,9 @@ class _CircuitStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CircuitS
     CIRCUIT_STATE_CLOSED: _CircuitState.ValueType  # 1
     """It is given what it can run."""
     CIRCUIT_STATE_HALF_OPEN: _CircuitState.ValueType  # 2
-    """It failed and has joined again: it is given one request at a time, while others serve, until one has ended well."""
+    """It failed and has joined again: it is given one request at a time, while others serve, until one or
+    20 steps have ended well.
+    """
     CIRCUIT_STATE_OPEN: _CircuitState.ValueType  # 3
     """It failed; after each fault in a row it is tried again twice as late, after 30 s at most."""
 
@@ -96,7 +98,9 @@ CIRCUIT_STATE_UNSPECIFIED: CircuitState.ValueType  # 0
 CIRCUIT_STATE_CLOSED: CircuitState.ValueType  # 1
 """It is given what it can run."""
 CIRCUIT_STATE_HALF_OPEN: CircuitState.ValueType  # 2
-"""It failed and has joined again: it is given one request at a time, while others serve, until one has ended well."""
+"""It failed and has joined again: it is given one request at a time, while others serve, until one or
+20 steps have ended well.
+"""
 CIRCUIT_STATE_OPEN: CircuitState.ValueType  # 3
 """It failed; after each fault in a row it is tried again twice as late, after 30 s at most."""
 Global___CircuitState: _TypeAlias = CircuitState  # noqa: Y015
