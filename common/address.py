@@ -2,7 +2,7 @@
 
 import ipaddress
 import socket
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import AfterValidator
 
@@ -54,6 +54,18 @@ def check_exposure(address: str, *, encrypted: bool, insecure_listen: bool) -> N
             f"listen: other machines can connect to {address}, and all that is said there can be read on the way: "
             "set tls.certificate and tls.key, or say --insecure-listen"
         )
+
+
+def warn_of_exposure(log: Any, address: str, *, encrypted: bool, authenticated: bool) -> None:
+    """Log what operators should know of a listener that other machines reach; nothing of one that they do not."""
+    if is_loopback(address):
+        return
+    if not encrypted:
+        exposure = "others on the way can read and change all that is said: there is no TLS"
+        log.warning("other machines can connect", listen=address, exposure=exposure)
+    if not authenticated:
+        exposure = "whoever can connect is served: nobody has to say who it is"
+        log.warning("other machines can connect", listen=address, exposure=exposure)
 
 
 def why_unbindable(address: str) -> str:

@@ -7,6 +7,7 @@ from typing import Self
 
 import structlog
 
+from common.address import warn_of_exposure
 from common.grpc_server import add_health, add_reflection, bind, make_server
 from common.metrics_endpoint import serve_metrics
 from common.server_tls import server_credentials
@@ -82,6 +83,8 @@ class SchedulerApp:
         await self._server.start()
         await self.admin.start(server_credentials(self._settings.tls))  # gRPC binds one port with each
         self._workers = asyncio.get_running_loop().create_task(self._pool.run())
+        encrypted = credentials is not None
+        warn_of_exposure(log, self._settings.listen, encrypted=encrypted, authenticated=bool(callers))
         log.info("scheduler listens", port=self.port, workers=self._settings.worker, policy=self._settings.policy)
         return self
 

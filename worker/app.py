@@ -8,6 +8,7 @@ from typing import Self
 
 import structlog
 
+from common.address import warn_of_exposure
 from common.grpc_server import UNLIMITED, add_health, add_reflection, bind, make_server
 from common.metrics_endpoint import serve_metrics
 from common.server_tls import server_credentials
@@ -58,6 +59,9 @@ class WorkerApp:
         self._endpoint = serve_metrics(self._settings.metrics_listen, self._metrics.registry)
         await self._server.start()
         self._health.set_ready(SERVICE, ready=True)
+        encrypted, has_token = credentials is not None, bool(self._settings.scheduler_token_sha256)
+        authenticated = has_token or bool(self._settings.tls.client_ca)
+        warn_of_exposure(log, self._settings.listen, encrypted=encrypted, authenticated=authenticated)
         log.info(
             "worker is ready",
             worker=worker_id,
