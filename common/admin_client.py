@@ -54,6 +54,18 @@ class AdminClient:
         message.update_mask.paths.extend(named)
         return await self._stub.UpdateLimits(message, timeout=TIMEOUT_S, metadata=self._metadata)
 
+    async def tenants(self) -> admin_pb2.ListTenantsResponse:
+        """List the limits of tenants."""
+        message = admin_pb2.ListTenantsRequest()
+        return await self._stub.ListTenants(message, timeout=TIMEOUT_S, metadata=self._metadata)
+
+    async def change_tenant(self, tenant: str, **limits: float | None) -> admin_pb2.UpdateTenantResponse:
+        """Change the limits that are given, by their names in TenantLimits; None: no limit."""
+        named = {name: value for name, value in limits.items() if value is not None}
+        message = admin_pb2.UpdateTenantRequest(limits=admin_pb2.TenantLimits(tenant=tenant, **named))  # type: ignore[arg-type]
+        message.update_mask.paths.extend(limits)
+        return await self._stub.UpdateTenant(message, timeout=TIMEOUT_S, metadata=self._metadata)
+
     async def drain(self, worker: str) -> admin_pb2.DrainWorkerResponse:
         """Give a worker nothing new."""
         message = admin_pb2.DrainWorkerRequest(worker=worker)

@@ -1,4 +1,4 @@
-"""The operators' commands: sluice requests, workers, cancel, drain and limits."""
+"""The operators' commands: sluice requests, workers, cancel, drain, limits and tenants."""
 
 import argparse
 import asyncio
@@ -14,8 +14,14 @@ from common.connection import add_admin_connection_arguments, client_of
 from common.request_arguments import why_it_failed
 from common.table import table
 
+NO_LIMIT: Final = -1
+
 Ask = Callable[[AdminClient, argparse.Namespace], Awaitable[Any]]
 Tell = Callable[[Any], Iterator[str]]
+
+
+class UsageError(Exception):
+    """Options that make no sense together; the message says which would."""
 
 
 def _run(ask: Ask, tell: Tell) -> Callable[[argparse.Namespace], int]:
@@ -31,6 +37,9 @@ def _run(ask: Ask, tell: Tell) -> Callable[[argparse.Namespace], int]:
         except grpc.aio.AioRpcError as error:
             sys.stderr.write(f"sluice: {why_it_failed(error, options.address)}\n")
             return 1
+        except UsageError as error:
+            sys.stderr.write(f"sluice: {error}\n")
+            return 2
         if options.format == "json":
             text = json_format.MessageToJson(
                 message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
@@ -140,6 +149,42 @@ def _tell_limits(message: Any) -> Iterator[str]:
     yield f"max_tokens_cap       {message.limits.max_tokens_cap}"
 
 
+def _add_tenants(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("tenant", nargs="?", help="whose limits to change; empty: of each that has none of its own")
+    add("--tokens-per-minute", type=_limit, metavar="N", help="prompt and output tokens, from now on; or none")
+    add("--max-requests", type=_limit, metavar="N", help="requests that may wait and run at once, from now on; or none")
+    add("--weight", type=float, metavar="W", help="share of the engines under load, relative to 1 for others")
+    _add_connection(parser)
+
+
+def _limit(text: str) -> int:
+    return NO_LIMIT if text == "none" else _count(text)
+
+
+async def _tenants(client: AdminClient, options: argparse.Namespace) -> Any:
+    given = {name: getattr(options, name) for name in ("tokens_per_minute", "max_requests", "weight")}
+    named = {name: None if value == NO_LIMIT else value for name, value in given.items() if value is not None}
+    if named and options.tenant is None:
+        raise UsageError("name the tenant whose limits to change; '' is each that has none of its own")
+    if named:
+        await client.change_tenant(options.tenant, **named)
+    return await client.tenants()
+
+
+def _tell_tenants(message: Any) -> Iterator[str]:
+    rows = [
+        (
+            each.tenant or "(others)",
+            str(each.tokens_per_minute) if each.HasField("tokens_per_minute") else "-",
+            str(each.max_requests) if each.HasField("max_requests") else "-",
+            f"{each.weight:g}" if each.HasField("weight") else "1",
+        )
+        for each in message.tenants
+    ]
+    yield from table(("TENANT", "TOKENS PER MINUTE", "REQUESTS AT ONCE", "WEIGHT"), rows)
+
+
 def _add_drain(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("worker", help="the worker's id")
     parser.add_argument("--undo", action="store_true", help="give it requests again")
@@ -179,6 +224,7 @@ COMMANDS: Final = [
         "end requests, by id, tenant, class or state",
     ),
     ("limits", _run(_limits, _tell_limits), _add_limits, "show limits, and change those that are given"),
+    ("tenants", _run(_tenants, _tell_tenants), _add_tenants, "show tenants' limits, and change those of one"),
     ("drain", _run(_drain, _tell_worker), _add_drain, "give a worker nothing new; what runs there goes on"),
 ]
 """Name, function, arguments and summary of each."""

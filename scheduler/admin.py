@@ -6,6 +6,7 @@ from functools import wraps
 from typing import Any, TypeVar
 
 import structlog
+from google.protobuf.json_format import MessageToDict
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 from common.rich_status import Violation, abort
@@ -22,6 +23,7 @@ from scheduler.errors import (
 from scheduler.limits import Limits
 from scheduler.request_filter import check_filter, matching
 from scheduler.summaries import request_summary, worker_summaries
+from scheduler.tenant_limits import TenantLimits
 from sluice.v1 import admin_pb2, admin_pb2_grpc
 
 DEFAULT_LIMIT, MOST_LISTED = 1000, 10_000
@@ -54,11 +56,18 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
     """Serves sluice.v1.AdminService; ``on_change`` hears that workers are given requests or not."""
 
     def __init__(
-        self, dispatcher: Dispatcher, circuits: Circuits, limits: Limits, *, on_change: Callable[[], None]
+        self,
+        dispatcher: Dispatcher,
+        circuits: Circuits,
+        limits: Limits,
+        tenants: TenantLimits,
+        *,
+        on_change: Callable[[], None],
     ) -> None:
         self._dispatcher = dispatcher
         self._circuits = circuits
         self._limits = limits
+        self._tenants = tenants
         self._on_change = on_change
 
     @_guarded
@@ -119,6 +128,18 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
             max_tokens_cap=limits.max_tokens_cap,
         )
         return admin_pb2.UpdateLimitsResponse(limits=limits)
+
+    @_guarded
+    def ListTenants(self, request: admin_pb2.ListTenantsRequest) -> admin_pb2.ListTenantsResponse:  # noqa: N802
+        """List tenants' limits; see the proto."""
+        return admin_pb2.ListTenantsResponse(tenants=self._tenants)
+
+    @_guarded
+    def UpdateTenant(self, request: admin_pb2.UpdateTenantRequest) -> admin_pb2.UpdateTenantResponse:  # noqa: N802
+        """Change a tenant's limits; see the proto."""
+        limits = self._tenants.update(request)
+        log.info("operator changed a tenant's limits", **MessageToDict(limits, preserving_proto_field_name=True))
+        return admin_pb2.UpdateTenantResponse(limits=limits)
 
     def _change(self, worker_id: str, change: Callable[[str], None], what: str) -> admin_pb2.WorkerSummary:
         if self._dispatcher.session(worker_id) is None:

@@ -26,6 +26,7 @@ from scheduler.metrics import SchedulerMetrics
 from scheduler.open_sessions import OpenSessions
 from scheduler.service_classes import ServiceClasses
 from scheduler.servicer import InferenceServicer
+from scheduler.tenant_limits import TenantLimits
 from scheduler.worker_dialer import WorkerDialer
 from scheduler.worker_pool import WorkerPool
 from sluice.v1 import inference_pb2_grpc
@@ -65,7 +66,8 @@ class SchedulerApp:
         self.is_draining = False
         self.port = 0
         limits = Limits(settings, core, self._answering)
-        operators = AdminServicer(self.dispatcher, self.circuits, limits, on_change=self._on_workers)
+        tenants = TenantLimits(settings.tenants, settings.other_tenants, core)
+        operators = AdminServicer(self.dispatcher, self.circuits, limits, tenants, on_change=self._on_workers)
         self.admin = AdminServer(settings, operators)
 
     async def __aenter__(self) -> Self:

@@ -7,7 +7,8 @@ from pydantic import Field
 from common.settings import SettingsSection
 from scheduler.core.quota import Quota
 
-TenantName = Annotated[str, Field(min_length=1, max_length=64)]
+LONGEST_NAME = 64
+TenantName = Annotated[str, Field(min_length=1, max_length=LONGEST_NAME)]
 
 
 class QuotaSettings(SettingsSection):

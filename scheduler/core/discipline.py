@@ -125,6 +125,9 @@ class Discipline:
     def reported(self, worker: WorkerState, now: float) -> None:
         """A worker's engine has reported."""
 
+    def entitle(self, tenant: str, weight: float) -> None:
+        """A tenant is entitled to another share; here nobody's share counts."""
+
     def wait_s(self, request_id: str) -> float | None:
         """Estimated seconds until a waiting request starts; None while there is nothing to tell from."""
         return self._books.drain_rate.wait_s(self.waiting.position(request_id))

@@ -188,6 +188,10 @@ class FeasibleEdfDiscipline(Discipline):
         """Give the worker the prefill that the time since its last report allows."""
         self._forecast.fill_bucket(worker, now)
 
+    def entitle(self, tenant: str, weight: float) -> None:
+        """See Discipline.entitle; it counts from the next second on."""
+        self._demand.entitle(tenant, weight)
+
     def wait_s(self, request_id: str) -> float | None:
         """Estimated seconds until a waiting request starts; those without a promise wait for all that have one."""
         if not self._books.fleet:

@@ -49,7 +49,7 @@ class _Account:
     requests: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Quotas:
     """Every tenant's use.
 
@@ -100,6 +100,21 @@ class Quotas:
         account.requests -= 1
         if used_tokens is not None:
             account.tokens += charged - used_tokens
+
+    def change(self, tenant: str | None, quota: Quota, now: float) -> None:
+        """Give a tenant a quota of its own, or another one; None: all those that have none of their own.
+
+        Tokens used stay used. Of requests at once those count that came while the tenant had a quota.
+        """
+        if tenant is None:
+            self.others = quota
+        else:
+            self.by_tenant = {**self.by_tenant, tenant: quota}
+        for name, account in self._accounts.items():
+            had_rate, tokens = account.quota.tokens_per_minute is not None, self._tokens(account, now)
+            account.quota = self._quota(name)
+            account.tokens = tokens if had_rate else float(account.quota.tokens_per_minute or 0)
+            account.filled_s = now
 
     def _quota(self, tenant: str) -> Quota:
         return self.by_tenant.get(tenant, self.others)

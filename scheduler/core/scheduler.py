@@ -10,7 +10,7 @@ from scheduler.core.discipline import Books, Placement
 from scheduler.core.fleet import Capacity, EngineLoad, WorkerState
 from scheduler.core.policy import Policy, discipline_of
 from scheduler.core.queue import WaitingQueue
-from scheduler.core.quota import Quotas
+from scheduler.core.quota import Quota, Quotas
 from scheduler.core.request import Request
 from scheduler.core.service_time import service_time
 
@@ -68,6 +68,14 @@ class Scheduler:
         for request in lost:
             self._quotas.leave(request, used_tokens=0)
         return [*(Lose(request, worker_id) for request in lost), *self._refuse_unserved(), *self._replan(now)]
+
+    def set_quota(self, tenant: str | None, quota: Quota, now: float) -> None:
+        """From now on a tenant may use so much; None: each that has no quota of its own."""
+        self._quotas.change(tenant, quota, now)
+
+    def set_weight(self, tenant: str, weight: float) -> None:
+        """From now on a tenant is entitled to such a share, relative to 1 for others."""
+        self._discipline.entitle(tenant, weight)
 
     def trust(self, worker_id: str, now: float) -> list[Decision]:
         """A worker is on trial no more."""

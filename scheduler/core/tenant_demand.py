@@ -27,6 +27,10 @@ class TenantDemand:
         self._recent = FadingShare(RECENT_HALF_LIFE_S)
         self._usual = FadingShare(USUAL_HALF_LIFE_S)
 
+    def entitle(self, tenant: str, weight: float) -> None:
+        """Change what a tenant is entitled to."""
+        self._weights = {**self._weights, tenant: weight}
+
     def add(self, tenant: str, service_s: float, now: float) -> None:
         """``tenant`` asks for so many engine seconds."""
         self._recent.add(tenant, service_s, now)

@@ -33,6 +33,8 @@ METHODS = {
     "UndrainWorker": admin_pb2.UndrainWorkerRequest(worker="none"),
     "GetLimits": admin_pb2.GetLimitsRequest(),
     "UpdateLimits": admin_pb2.UpdateLimitsRequest(),
+    "ListTenants": admin_pb2.ListTenantsRequest(),
+    "UpdateTenant": admin_pb2.UpdateTenantRequest(),
 }
 
 
@@ -262,6 +264,70 @@ async def test_limits_out_of_bounds_and_unknown_ones_are_named_and_change_nothin
             error = await failure(call("UpdateLimits", wanted))
             assert (error.code(), field in (error.details() or "")) == (grpc.StatusCode.INVALID_ARGUMENT, True)
         assert (await call("GetLimits", admin_pb2.GetLimitsRequest())).limits == before
+
+
+def change(tenant: str, *paths: str, **limits: Any) -> admin_pb2.UpdateTenantRequest:
+    request = admin_pb2.UpdateTenantRequest(limits=admin_pb2.TenantLimits(tenant=tenant, **limits))
+    if paths:
+        request.update_mask.paths.extend(paths)
+    return request
+
+
+async def test_a_tenants_quota_changes_for_what_comes() -> None:
+    async with house(scheduler={**RELAXED, "tenants": {"acme": {"weight": 2.0}}}) as built, operator(built) as call:
+        first = Stream(built, ask("one", sampling=LONG), tenant="acme", timeout_s=60)
+        await first.accepted()
+        one = change("acme", "max_requests", max_requests=1)
+        assert (await call("UpdateTenant", one)).limits == admin_pb2.TenantLimits(
+            tenant="acme", max_requests=1, weight=2.0
+        )
+        second = Stream(built, ask("two", sampling=LONG), tenant="acme", timeout_s=60)
+        await second.accepted()  # the first came while there was no quota
+        refused = await failure(Stream(built, ask("three"), tenant="acme", timeout_s=20).finished())
+        assert (refused.code(), reason(refused)) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "OVER_QUOTA")
+        other = Stream(built, ask("four", sampling=tokens(3)), tenant="other", timeout_s=20)
+        await other.finished()
+        await call("UpdateTenant", change("acme", "max_requests"))
+        third = Stream(built, ask("three", sampling=tokens(3)), tenant="acme", timeout_s=20)
+        await third.finished()
+        for stream in (first, second):
+            stream.cancel()
+
+
+async def test_the_limits_of_all_others_hold_for_each_of_them_and_are_what_a_new_tenant_begins_with() -> None:
+    async with house(scheduler=RELAXED) as built, operator(built) as call:
+        await call("UpdateTenant", change("", tokens_per_minute=600_000, max_requests=1))
+        assert (await call("UpdateTenant", change("acme", weight=3.0))).limits == admin_pb2.TenantLimits(
+            tenant="acme", tokens_per_minute=600_000, max_requests=1, weight=3.0
+        )
+        listed = (await call("ListTenants", admin_pb2.ListTenantsRequest())).tenants
+        assert [each.tenant for each in listed] == ["", "acme"]
+        first = Stream(built, ask("one", sampling=LONG), tenant="some", timeout_s=60)
+        await first.accepted()
+        refused = await failure(Stream(built, ask("two"), tenant="some", timeout_s=20).finished())
+        assert reason(refused) == "OVER_QUOTA"
+        await Stream(built, ask("two", sampling=tokens(3)), tenant="another", timeout_s=20).finished()
+        first.cancel()
+
+
+@pytest.mark.parametrize(
+    ("request_", "fault"),
+    [
+        (change("acme", tokens_per_minute=0), "limits.tokens_per_minute: must be at least 1; got 0"),
+        (change("acme", max_requests=0), "limits.max_requests: must be at least 1; got 0"),
+        (change("acme", weight=-1.5), "limits.weight: must be above 0; got -1.5"),
+        (change("", weight=2.0), "limits.weight: must be unset for those without limits of their own; got 2"),
+        (change("a" * 65), "limits.tenant: must have at most 64 characters; got 65"),
+        (change("acme", "speed"), "update_mask: must name some of max_requests, tokens_per_minute, weight; got speed"),
+    ],
+)
+async def test_a_tenants_limit_out_of_bounds_is_named_and_changes_nothing(
+    request_: admin_pb2.UpdateTenantRequest, fault: str
+) -> None:
+    async with house() as built, operator(built) as call:
+        error = await failure(call("UpdateTenant", request_))
+        assert (error.code(), error.details()) == (grpc.StatusCode.INVALID_ARGUMENT, fault)
+        assert [each.tenant for each in (await call("ListTenants", admin_pb2.ListTenantsRequest())).tenants] == [""]
 
 
 def test_every_method_is_tried_without_the_right() -> None:

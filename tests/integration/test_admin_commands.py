@@ -89,6 +89,20 @@ async def test_limits_are_shown_and_changed(running: House) -> None:
     assert "limits.max_tokens_cap" in refused.err
 
 
+async def test_tenants_limits_are_shown_and_changed(running: House) -> None:
+    changed = await sluice(running, "tenants", "acme", "--tokens-per-minute", "600", "--weight", "2.5")
+    assert [line.split() for line in changed.out.splitlines()[1:]] == [
+        ["(others)", "-", "-", "1"],
+        ["acme", "600", "-", "2.5"],
+    ]
+    changed = await sluice(running, "tenants", "acme", "--tokens-per-minute", "none", "--max-requests", "3")
+    assert changed.out == (await sluice(running, "tenants")).out
+    assert changed.out.splitlines()[2].split() == ["acme", "-", "3", "2.5"]
+    nobodys = await sluice(running, "tenants", "--max-requests", "3")
+    assert (nobodys.status, nobodys.out) == (2, "")
+    assert "name the tenant" in nobodys.err
+
+
 async def test_without_a_scheduler_the_address_is_named() -> None:
     address = f"127.0.0.1:{free_port()}"
     ran = await run(SLUICE, "workers", "--address", address)

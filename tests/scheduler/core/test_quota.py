@@ -116,3 +116,34 @@ def test_no_more_is_used_than_flows_in_and_the_last_answers_overrun(steps: list[
             used += actual
             largest = max(largest, actual - expected)
     assert used <= 600 + 10 * now + max(0, largest) + 1e-6
+
+
+def test_a_changed_quota_forgets_neither_tokens_used_nor_requests_that_run() -> None:
+    quotas = make_quotas()
+    for number in range(2):
+        quotas.enter(make_request(str(number), tenant="acme"), 250, 0.0)
+    quotas.change("acme", Quota(tokens_per_minute=6_000, max_requests=2), 0.0)
+    assert quotas.excess(make_request("c", tenant="acme"), 10, 0.0) == Excess("max_requests", 2, 1.0)
+    quotas.change("acme", Quota(tokens_per_minute=6_000), 0.0)
+    assert quotas.excess(make_request("c", tenant="acme"), 100, 0.0) is None
+    assert quotas.excess(make_request("c", tenant="acme"), 200, 0.0) == Excess("tokens_per_minute", 6_000, 1.0)
+    quotas.change("acme", Quota(), 0.0)
+    assert quotas.excess(make_request("c", tenant="acme"), 10_000, 0.0) is None
+
+
+def test_the_quota_of_all_others_changes_for_those_that_have_none_of_their_own() -> None:
+    quotas = make_quotas(Quota(max_requests=5))
+    for tenant in ("some", "few"):
+        quotas.enter(make_request(tenant, tenant=tenant), 1, 0.0)
+    quotas.change(None, Quota(max_requests=1), 0.0)
+    assert quotas.excess(make_request("b", tenant="some"), 1, 0.0) == Excess("max_requests", 1, 1.0)
+    assert quotas.excess(make_request("b", tenant="few"), 1, 0.0) is None
+
+
+def test_a_first_quota_begins_with_a_whole_minutes_worth() -> None:
+    quotas = make_quotas(Quota(max_requests=5))
+    quotas.enter(make_request("a", tenant="some"), 400, 0.0)
+    quotas.change("some", Quota(tokens_per_minute=600), 0.0)
+    assert quotas.excess(make_request("b", tenant="some"), 600, 0.0) is None
+    quotas.enter(make_request("b", tenant="some"), 600, 0.0)
+    assert quotas.excess(make_request("c", tenant="some"), 60, 0.0) == Excess("tokens_per_minute", 600, 6.0)

@@ -72,6 +72,16 @@ class AdminServiceStub(object):
                 request_serializer=sluice_dot_v1_dot_admin__pb2.UpdateLimitsRequest.SerializeToString,
                 response_deserializer=sluice_dot_v1_dot_admin__pb2.UpdateLimitsResponse.FromString,
                 _registered_method=True)
+        self.ListTenants = channel.unary_unary(
+                '/sluice.v1.AdminService/ListTenants',
+                request_serializer=sluice_dot_v1_dot_admin__pb2.ListTenantsRequest.SerializeToString,
+                response_deserializer=sluice_dot_v1_dot_admin__pb2.ListTenantsResponse.FromString,
+                _registered_method=True)
+        self.UpdateTenant = channel.unary_unary(
+                '/sluice.v1.AdminService/UpdateTenant',
+                request_serializer=sluice_dot_v1_dot_admin__pb2.UpdateTenantRequest.SerializeToString,
+                response_deserializer=sluice_dot_v1_dot_admin__pb2.UpdateTenantResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer(object):
@@ -131,6 +141,21 @@ class AdminServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListTenants(self, request, context):
+        """Lists the tenants that have limits of their own, after those of all others.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateTenant(self, request, context):
+        """Changes a tenant's limits, until the process ends; all that the request means or none. They hold for requests that
+        come: what waits or runs stays.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -168,6 +193,16 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.UpdateLimits,
                     request_deserializer=sluice_dot_v1_dot_admin__pb2.UpdateLimitsRequest.FromString,
                     response_serializer=sluice_dot_v1_dot_admin__pb2.UpdateLimitsResponse.SerializeToString,
+            ),
+            'ListTenants': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListTenants,
+                    request_deserializer=sluice_dot_v1_dot_admin__pb2.ListTenantsRequest.FromString,
+                    response_serializer=sluice_dot_v1_dot_admin__pb2.ListTenantsResponse.SerializeToString,
+            ),
+            'UpdateTenant': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateTenant,
+                    request_deserializer=sluice_dot_v1_dot_admin__pb2.UpdateTenantRequest.FromString,
+                    response_serializer=sluice_dot_v1_dot_admin__pb2.UpdateTenantResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -362,6 +397,60 @@ class AdminService(object):
             '/sluice.v1.AdminService/UpdateLimits',
             sluice_dot_v1_dot_admin__pb2.UpdateLimitsRequest.SerializeToString,
             sluice_dot_v1_dot_admin__pb2.UpdateLimitsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListTenants(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sluice.v1.AdminService/ListTenants',
+            sluice_dot_v1_dot_admin__pb2.ListTenantsRequest.SerializeToString,
+            sluice_dot_v1_dot_admin__pb2.ListTenantsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateTenant(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sluice.v1.AdminService/UpdateTenant',
+            sluice_dot_v1_dot_admin__pb2.UpdateTenantRequest.SerializeToString,
+            sluice_dot_v1_dot_admin__pb2.UpdateTenantResponse.FromString,
             options,
             channel_credentials,
             insecure,

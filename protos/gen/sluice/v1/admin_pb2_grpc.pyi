@@ -54,6 +54,12 @@ class AdminServiceStub:
     """Changes limits, until the process ends; all of them or, where one is out of bounds, none. They hold for requests
     that come: what waits or runs keeps what it was told.
     """
+    ListTenants: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListTenantsRequest, _admin_pb2.ListTenantsResponse]
+    """Lists the tenants that have limits of their own, after those of all others."""
+    UpdateTenant: _grpc.UnaryUnaryMultiCallable[_admin_pb2.UpdateTenantRequest, _admin_pb2.UpdateTenantResponse]
+    """Changes a tenant's limits, until the process ends; all that the request means or none. They hold for requests that
+    come: what waits or runs stays.
+    """
 
 @_typing.type_check_only
 class AdminServiceAsyncStub(AdminServiceStub):
@@ -80,6 +86,12 @@ class AdminServiceAsyncStub(AdminServiceStub):
     UpdateLimits: _aio.UnaryUnaryMultiCallable[_admin_pb2.UpdateLimitsRequest, _admin_pb2.UpdateLimitsResponse]  # type: ignore[assignment]
     """Changes limits, until the process ends; all of them or, where one is out of bounds, none. They hold for requests
     that come: what waits or runs keeps what it was told.
+    """
+    ListTenants: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListTenantsRequest, _admin_pb2.ListTenantsResponse]  # type: ignore[assignment]
+    """Lists the tenants that have limits of their own, after those of all others."""
+    UpdateTenant: _aio.UnaryUnaryMultiCallable[_admin_pb2.UpdateTenantRequest, _admin_pb2.UpdateTenantResponse]  # type: ignore[assignment]
+    """Changes a tenant's limits, until the process ends; all that the request means or none. They hold for requests that
+    come: what waits or runs stays.
     """
 
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -146,6 +158,24 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_admin_pb2.UpdateLimitsResponse, _abc.Awaitable[_admin_pb2.UpdateLimitsResponse]]:
         """Changes limits, until the process ends; all of them or, where one is out of bounds, none. They hold for requests
         that come: what waits or runs keeps what it was told.
+        """
+
+    @_abc_1.abstractmethod
+    def ListTenants(
+        self,
+        request: _admin_pb2.ListTenantsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ListTenantsResponse, _abc.Awaitable[_admin_pb2.ListTenantsResponse]]:
+        """Lists the tenants that have limits of their own, after those of all others."""
+
+    @_abc_1.abstractmethod
+    def UpdateTenant(
+        self,
+        request: _admin_pb2.UpdateTenantRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.UpdateTenantResponse, _abc.Awaitable[_admin_pb2.UpdateTenantResponse]]:
+        """Changes a tenant's limits, until the process ends; all that the request means or none. They hold for requests that
+        come: what waits or runs stays.
         """
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
