@@ -30,6 +30,14 @@ FIRST_WORKER_PORT: Final = 50061
 METRICS_PORT: Final = 9464
 ADMIN_PORT: Final = 50052
 SERVICE: Final = "sluice.v1.InferenceService"
+SECURED: Final = (
+    "SLUICE_SCHEDULER_CALLERS",
+    "SLUICE_SCHEDULER_TLS__",
+    "SLUICE_SCHEDULER_WORKER_TLS__",
+    "SLUICE_SCHEDULER_WORKER_TOKEN_FILE",
+    "SLUICE_WORKER_SCHEDULER_",
+    "SLUICE_WORKER_TLS__",
+)
 HUB_TIMEOUT_S = 3.0
 FIRST_ANSWER_S = 120.0
 READY_POLL_S = 0.1
@@ -134,6 +142,11 @@ async def _up(options: argparse.Namespace) -> int:
 async def _serve(options: argparse.Namespace, deployment: Deployment) -> NoReturn:
     """Bring everything up, then watch it until cancelled."""
     began = time.monotonic()
+    if secured := sorted(name for name in os.environ if name.startswith(SECURED)):
+        raise LaunchError(
+            f"sluice up serves this machine in the clear, and {secured[0]} is set: unset it, or start sluice-scheduler "
+            "and sluice-worker by themselves"
+        )
     addresses = _addresses(options)
     engine = "vllm" if options.engine == "auto" else options.engine
     model = options.model or await _default_model(engine, options.cache)

@@ -189,6 +189,24 @@ async def test_a_taken_port_is_named_before_anything_starts(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
+    "name",
+    [
+        "SLUICE_SCHEDULER_TLS__CERTIFICATE",
+        "SLUICE_SCHEDULER_CALLERS",
+        "SLUICE_WORKER_TLS__CLIENT_CA",
+        "SLUICE_WORKER_SCHEDULER_TOKEN_SHA256",
+    ],
+)
+async def test_what_should_be_secured_is_not_served_in_the_clear(tmp_path: Path, name: str) -> None:
+    async with up(tmp_path, *ANY_PORTS, **{name: "x"}) as started:
+        assert await started.ended() == 1
+    assert started.printed == (
+        f"[sluice] sluice up serves this machine in the clear, and {name} is set: unset it, or start sluice-scheduler "
+        "and sluice-worker by themselves\n"
+    )
+
+
+@pytest.mark.parametrize(
     ("visible", "seen"),
     [
         (None, ["0,1", "2,3"]),
