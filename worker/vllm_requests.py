@@ -2,14 +2,17 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Final
 
 import structlog
-from vllm.v1.engine import EngineCoreOutput
+from vllm.v1.engine import EngineCoreOutput, FinishReason
 
 from sluice.worker.v1 import worker_pb2
 from worker.detokenizer import Detokenizer
 from worker.engine import Emit
 from worker.vllm_sequence import FINISH_REASONS, Sequence
+
+CONSTRAINT: Final = "structured_output"
 
 log = structlog.get_logger("worker")
 
@@ -20,12 +23,14 @@ class _Request:
 
     Attributes:
         unfinished: The engine core's ids of its sequences that have not ended.
+        is_constrained: Whether its output has to match something.
 
     """
 
     request_id: str
     emit: Emit
     unfinished: set[str]
+    is_constrained: bool
     cached_tokens_told: bool = False
 
 
@@ -46,7 +51,7 @@ class VllmRequests:
 
     def begin(self, submit: worker_pb2.Submit, core_ids: list[str], emit: Emit) -> None:
         """Expect outputs of a request, whose sequences the engine core knows by these ids, in order."""
-        request = _Request(submit.request_id, emit, set(core_ids))
+        request = _Request(submit.request_id, emit, set(core_ids), is_constrained=submit.sampling.HasField(CONSTRAINT))
         self._requests[submit.request_id] = request
         for index, core_id in enumerate(core_ids):
             self._sequences[core_id] = request, Sequence(submit, index, self._detokenizer)
@@ -83,7 +88,7 @@ class VllmRequests:
     def _deliver(self, request: _Request, sequence: Sequence, output: EngineCoreOutput) -> None:
         reason = output.finish_reason
         if reason is not None and reason not in FINISH_REASONS:
-            self._fail(request, f"the engine ended it: {reason}")
+            self._fail_as_ended(request, reason)
             return
         message = sequence.take(output)
         if output.prefill_stats is not None and not request.cached_tokens_told:
@@ -103,12 +108,21 @@ class VllmRequests:
         if output.finish_reason is None:  # A stop string, of which the engine core knows nothing.
             self._stop([core_id])
 
+    def _fail_as_ended(self, request: _Request, reason: FinishReason) -> None:
+        """An engine core that compiles a constraint late, or meets a dead end in it, ends the request as an error."""
+        if reason == FinishReason.ERROR and request.is_constrained:
+            invalid = worker_pb2.FAILURE_REASON_INVALID
+            self._fail(request, "the engine can find no output that it allows", invalid, f"sampling.{CONSTRAINT}")
+        else:
+            self._fail(request, f"the engine ended it: {reason}")
+
     def _fail(
         self,
         request: _Request,
         why: str,
         reason: worker_pb2.FailureReason.ValueType = worker_pb2.FAILURE_REASON_ENGINE,
+        field: str = "",
     ) -> None:
         self.drop(request.request_id)
-        failure = worker_pb2.Failure(reason=reason, message=why)
+        failure = worker_pb2.Failure(reason=reason, message=why, field=field)
         request.emit(worker_pb2.Output(request_id=request.request_id, failure=failure))
