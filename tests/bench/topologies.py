@@ -11,6 +11,8 @@ workers, one is killed under the last load, and every answer must still come who
 
 import argparse
 import asyncio
+import signal
+import sys
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -218,6 +220,7 @@ def main() -> None:
     add("--json", type=Path, help="also write the figures there, as they come")
     add("worker_options", nargs="*", help="options of sluice-worker, after --")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that engines end, and free their GPUs
     bench = Bench(options)
     for name in options.topologies.split(","):
         try:
