@@ -1,19 +1,23 @@
-"""How long a worker that has requests has said nothing: so one that hangs, or cannot be reached, is found."""
+"""How long a worker that has requests has said nothing, or done nothing: so one that hangs, or is cut off, is found."""
 
 from scheduler.core.fleet import WorkerState
 
 TICK_S = 0.05
 LATE_STEPS = 3
 LATE_S = 0.5
-# An engine's first steps may compile; and without a GPU a token of prefill may take this long.
-UNLEARNT_LATE_S, UNLEARNT_TOKEN_S = 10.0, 0.03
+# An engine compiles in its first steps, and now and then in a later one of a new kind; and without a GPU a token
+# of prefill may take this long.
+STALL_S, STALL_TOKEN_S = 10.0, 0.03
 
 
 class WorkerHangs(ConnectionError):
     """A worker has requests and does not say what becomes of them."""
 
-    def __init__(self, limit_s: float) -> None:
-        super().__init__(f"it has said nothing of its requests for {limit_s:.2f} s")
+    def __init__(self, silence: "Silence") -> None:
+        if silence.is_stall:
+            super().__init__(f"its engine has made no step for {silence.stall_s:.2f} s")
+        else:
+            super().__init__(f"it has said nothing for {silence.limit_s:.2f} s")
 
 
 class Silence:
@@ -25,27 +29,43 @@ class Silence:
     Attributes:
         limit_s: Seconds that it may last: three steps of the worker's present batch, and half a second.
             It stays as it was while nobody keeps a ledger of the worker.
+        stall_s: Seconds for which a worker may say that it is there, and nothing of its requests: as long as an engine
+            may take to compile.
+        is_stall: Whether it was that which lasted too long.
 
     """
 
     def __init__(self) -> None:
-        self.limit_s = UNLEARNT_LATE_S
-        self._ticks = 0
+        self.limit_s = self.stall_s = STALL_S
+        self.is_stall = False
+        self._ticks = self._ticks_without_step = 0
 
     def end(self) -> None:
-        """Begin anew: the worker was heard, or has nothing to say."""
+        """Begin anew: the worker was heard of a step, or has nothing to say."""
+        self._ticks = self._ticks_without_step = 0
+
+    def beat(self) -> None:
+        """The worker is there, and its engine has made no step."""
         self._ticks = 0
 
     def tick(self, worker: WorkerState | None) -> bool:
         """Count a tick in which nothing was heard; tell whether there were too many."""
         self._ticks += 1
+        self._ticks_without_step += 1
         if worker is not None:
-            self.limit_s = late_s(worker)
-        return self._ticks * TICK_S > self.limit_s
+            self.limit_s, self.stall_s = late_s(worker), stall_s(worker)
+        self.is_stall = self._ticks_without_step * TICK_S > self.stall_s
+        return self.is_stall or self._ticks * TICK_S > self.limit_s
 
 
 def late_s(worker: WorkerState) -> float:
     """Seconds after which a worker that works must have been heard."""
     if not worker.step_model.has_learnt:
-        return UNLEARNT_LATE_S + UNLEARNT_TOKEN_S * worker.step_tokens
+        return stall_s(worker)
     return LATE_STEPS * worker.slow_step_s + LATE_S
+
+
+def stall_s(worker: WorkerState) -> float:
+    """Seconds that a step of the worker's present batch may take whatever is known of it."""
+    unknown_s = STALL_S + STALL_TOKEN_S * worker.step_tokens
+    return max(unknown_s, LATE_STEPS * worker.slow_step_s + LATE_S) if worker.step_model.has_learnt else unknown_s

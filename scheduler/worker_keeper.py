@@ -137,11 +137,13 @@ class WorkerKeeper:
                     async for step in session.steps():
                         if step.outputs or step.HasField("load"):
                             silence.end()
+                        else:
+                            silence.beat()
                         self._take(step, session)
                 finally:
                     watch.cancel()
         except TimeoutError:
-            raise WorkerHangs(silence.limit_s) from None
+            raise WorkerHangs(silence) from None
 
     def _take(self, step: worker_pb2.Step, session: WorkerSession) -> None:
         """Tell what a step says besides its outputs, which have been delivered."""
@@ -170,8 +172,9 @@ class WorkerKeeper:
             if not session.is_awaited:
                 silence.end()
             elif silence.tick(self._dispatcher.ledger(session)):
-                limit_s = round(silence.limit_s, 3)
-                log.warning("worker hangs", address=self._address, worker=session.hello.worker_id, limit_s=limit_s)
+                limit_s = round(silence.stall_s if silence.is_stall else silence.limit_s, 3)
+                worker, stalls = session.hello.worker_id, silence.is_stall
+                log.warning("worker hangs", address=self._address, worker=worker, limit_s=limit_s, engine_stalls=stalls)
                 self._give_up(session)
                 patience.reschedule(asyncio.get_running_loop().time())
                 return

@@ -9,6 +9,7 @@ from sluice.worker.v1 import worker_pb2
 from worker.engine import Engine
 
 MOST_SEQUENCES = 16  # of one request, as the public API says
+BEAT_S = 0.25
 
 
 @dataclass(slots=True)
@@ -23,7 +24,8 @@ class Session:
     """Carries the requests of one scheduler.
 
     The engine's outputs of one step arrive in one turn of the event loop, so that whoever iterates ``steps`` wakes once
-    for all of them.
+    for all of them. While requests run an empty step goes out at least every BEAT_S: an engine that takes its time, as
+    one that compiles does, is no worker that is gone.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -36,6 +38,8 @@ class Session:
         self._draining = False
         self._unsaid = False
         self._closed = False
+        self._spoke = False
+        self._beat_timer = self._loop.call_later(BEAT_S, self._beat)
 
     @property
     def requests(self) -> int:
@@ -63,6 +67,7 @@ class Session:
     def close(self) -> None:
         """End ``steps`` and abort what is still running."""
         self._closed = True
+        self._beat_timer.cancel()
         for request_id in list(self._owned):
             self._drop(request_id)
         self._ready.set()
@@ -76,7 +81,15 @@ class Session:
             load, self._load = self._load, None
             unsaid, self._unsaid = self._unsaid, False
             if outputs or load is not None or unsaid:
+                self._spoke = True
                 yield worker_pb2.Step(outputs=outputs, load=load, draining=self._draining)
+
+    def _beat(self) -> None:
+        if self._owned and not self._spoke:
+            self._unsaid = True
+            self._ready.set()
+        self._spoke = False
+        self._beat_timer = self._loop.call_later(BEAT_S, self._beat)
 
     def _submit(self, submit: worker_pb2.Submit) -> None:
         request_id = submit.request_id

@@ -6,7 +6,8 @@ import signal
 from typing import Any
 
 from common.client import Client, ask
-from scheduler.silence import UNLEARNT_LATE_S
+from common.simulated_batch import StepModel
+from scheduler.silence import STALL_S, late_s
 from tests.faults.black_hole import BlackHole
 from tests.faults.streams import WORKER, Streams
 from tests.integration.apart import address_of, lone_scheduler, lone_worker, until_workers
@@ -16,6 +17,7 @@ from tests.processes import Sluice
 
 STREAMS, ANSWER_S = 40, 2.0
 ENOUGH_STEPS = 30
+LONG_STEP_S = 2.0
 
 
 def hangs(sluice: Sluice) -> list[dict[str, Any]]:
@@ -43,7 +45,7 @@ async def test_a_stopped_workers_answers_go_on_elsewhere_and_it_is_taken_back_wh
     assert figures["completed"] == figures["accepted"] >= STREAMS
     assert figures["failovers"] > 0
     assert len(found) == 2
-    assert all(event["limit_s"] < UNLEARNT_LATE_S for event in found)
+    assert all(event["limit_s"] < STALL_S for event in found)
 
 
 async def test_a_workers_answers_go_on_elsewhere_when_the_network_swallows_all_that_it_says() -> None:
@@ -115,3 +117,22 @@ async def test_a_slow_worker_with_its_first_long_prompt_is_not_taken_for_one_tha
         long = ask(token_ids=[300] * 6000, sampling=tokens(3))
         assert (await Stream(client, long, timeout_s=60).finished()).failovers == 0
         assert len(engine.submitted) == 2
+
+
+async def test_an_engine_that_takes_long_over_a_step_is_waited_for_while_its_worker_says_that_it_is_there() -> None:
+    async with (
+        lone_worker() as (worker, engine),
+        lone_scheduler(address_of(worker)) as scheduler,
+        Client(address_of(scheduler)) as client,
+    ):
+        await eventually(lambda: scheduler.dispatcher.workers == 1)
+        stream = Stream(client, ask("hi", sampling=tokens(300)), timeout_s=60)
+        await eventually(lambda: len(engine.loads) > ENOUGH_STEPS)
+        (ledger,) = scheduler.dispatcher.core.workers()
+        assert late_s(ledger) < LONG_STEP_S / 2
+        usual, engine._batch._model = engine._batch._model, StepModel(LONG_STEP_S, 0.0, 0.0, 0.0)
+        steps = len(engine.loads)
+        await eventually(lambda: len(engine.loads) > steps + 1)
+        engine._batch._model = usual
+        assert (await stream.finished()).failovers == 0
+        assert len(engine.submitted) == 1

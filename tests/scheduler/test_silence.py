@@ -3,7 +3,7 @@ from math import ceil
 import pytest
 
 from scheduler.core.fleet import WorkerState
-from scheduler.silence import LATE_S, TICK_S, UNLEARNT_LATE_S, UNLEARNT_TOKEN_S, Silence, late_s
+from scheduler.silence import LATE_S, STALL_S, STALL_TOKEN_S, TICK_S, Silence, late_s
 from tests.scheduler.core.builders import LARGE, make_request
 
 STEP_S = 0.2
@@ -58,10 +58,10 @@ def test_a_step_of_more_tokens_than_any_before_is_waited_for_longer(worker: Work
 
 def test_a_worker_is_waited_for_longer_while_its_engine_may_still_compile() -> None:
     worker = WorkerState("w0", LARGE)
-    assert ticks_until_late(Silence(), worker) == pytest.approx(UNLEARNT_LATE_S / TICK_S, abs=1)
+    assert ticks_until_late(Silence(), worker) == pytest.approx(STALL_S / TICK_S, abs=1)
     idle_s = late_s(worker)
     worker.reserve(make_request("a", prompt_tokens=2_000), 100)
-    assert late_s(worker) == idle_s + 2_000 * UNLEARNT_TOKEN_S
+    assert late_s(worker) == idle_s + 2_000 * STALL_TOKEN_S
 
 
 def test_each_word_begins_it_anew(worker: WorkerState) -> None:
@@ -76,3 +76,24 @@ def test_without_a_ledger_it_may_last_as_long_as_before(worker: WorkerState) -> 
     ticks = ticks_until_late(silence, worker)
     silence.end()
     assert ticks_until_late(silence, None) == ticks
+
+
+def test_a_worker_that_says_that_it_is_there_may_take_as_long_as_an_engine_compiles(worker: WorkerState) -> None:
+    silence = Silence()
+    ticks = 1
+    while not silence.tick(worker):
+        ticks += 1
+        silence.beat()
+    assert silence.is_stall
+    assert ticks * TICK_S == pytest.approx(STALL_S, abs=1)
+
+
+def test_a_worker_that_says_nothing_more_is_late_as_soon_as_any_other(worker: WorkerState) -> None:
+    silence = Silence()
+    ticks = ticks_until_late(silence, worker)
+    silence.end()
+    for _ in range(20):
+        silence.tick(worker)
+        silence.beat()
+    assert ticks_until_late(silence, worker) == ticks
+    assert not silence.is_stall

@@ -422,7 +422,9 @@ Global___Load: _TypeAlias = Load  # noqa: Y015
 
 @_typing.final
 class Step(_message.Message):
-    """All outputs that are ready, and the engine's load. Sent when there is either, and when draining begins."""
+    """All outputs that are ready, and the engine's load. Sent when there is either, and when draining begins. While requests
+    run and there is neither, one with nothing in it says four times a second that the worker is there.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
