@@ -1,6 +1,6 @@
 """The workers and what they have left: a capacity ledger for each, kept by the scheduler alone."""
 
-import sys
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -31,7 +31,7 @@ class Capacity:
     kv_cache_tokens: int
     max_step_tokens: int
     steps_ahead: int = 0
-    context_tokens: int = sys.maxsize
+    context_tokens: float = math.inf
 
     @property
     def prefill_tokens(self) -> int:

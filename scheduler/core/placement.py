@@ -34,7 +34,7 @@ def choose_soonest(workers: Iterable[WorkerState], request: Request, expected_to
     return min(able, key=lambda worker: _rank(worker, request), default=None)
 
 
-def _rank(worker: WorkerState, request: Request) -> tuple[int, int, float, int]:
+def _rank(worker: WorkerState, request: Request) -> tuple[float, int, float, int]:
     tokens = worker.pending_prefill_tokens + request.prompt_tokens - worker.prefixes.hit_tokens(request)
     alike = int(tokens * worker.prefill_token_s / ALIKE_S)
     share = worker.sequences / worker.capacity.max_sequences

@@ -96,7 +96,7 @@ async def test_the_engine_gets_only_as_many_sequences_as_run_together() -> None:
     assert built.engine.load.preemptions == 0
 
 
-async def test_the_engine_gets_no_more_long_prompts_than_a_step_has_room_for() -> None:
+async def test_the_engine_gets_no_more_long_prompts_than_two_steps_have_room_for() -> None:
     async with house(worker={"max_step_tokens": 2048}, scheduler=STRICT) as built:
         peak = 0
         requests = [ask(token_ids=[300] * 1500, sampling=tokens(5)) for _ in range(12)]
@@ -106,7 +106,7 @@ async def test_the_engine_gets_no_more_long_prompts_than_a_step_has_room_for() -
             peak = max(peak, sum(not engine.tokens[request_id] for request_id in engine.submitted))
             await asyncio.sleep(0)
         await asyncio.gather(*streams)
-    assert peak == 2
+    assert 2 < peak <= 4  # while one step's outputs travel, the next one computes
 
 
 async def test_the_engine_gets_no_more_than_its_kv_cache_holds() -> None:
