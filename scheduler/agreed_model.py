@@ -34,8 +34,8 @@ class AgreedModel:
         if self.served is None:
             call = stub.GetTokenizer(worker_pb2.GetTokenizerRequest(), metadata=metadata, timeout=TOKENIZER_S)
             pieces = [piece.data async for piece in call]
-            self.served = await asyncio.to_thread(ServedModel.from_worker, model, b"".join(pieces))
-        elif (self.served.name, self.served.tokenizer_digest) != (model.name, model.tokenizer_digest):
+            found = await asyncio.to_thread(ServedModel.from_worker, model, b"".join(pieces))
+            self.served = self.served or found  # another worker may have told it meanwhile
+        if (self.served.name, self.served.tokenizer_digest) != (model.name, model.tokenizer_digest):
             raise ValueError(f"it serves {model.name!r}, not {self.served.name!r}, or its tokenizer differs")
-        else:
-            self.served.context_tokens = max(self.served.context_tokens, model.context_tokens)
+        self.served.context_tokens = max(self.served.context_tokens, model.context_tokens)
