@@ -20,7 +20,7 @@ def main() -> None:
     settings = SchedulerSettings.load(prog="sluice-scheduler")
     log.configure(settings.log)
     try:
-        sys.exit(uvloop.run(run(settings)))
+        uvloop.run(run(settings))
     except (BindError, CredentialsError) as error:
         sys.exit(f"sluice-scheduler: {error}")
 

@@ -1,9 +1,11 @@
 """The scheduler process: the public API in front of the workers."""
 
 import asyncio
+import os
 import signal
+import sys
 from types import TracebackType
-from typing import Self
+from typing import NoReturn, Self
 
 import structlog
 
@@ -118,7 +120,7 @@ class SchedulerApp:
         except TimeoutError:
             log.warning("scheduler stops with requests live", live=self._answering.live_requests)
             self.dispatcher.end_all()
-        await self._server.stop(grace=STATUS_GRACE_S)
+        await asyncio.sleep(STATUS_GRACE_S)  # for the last statuses to leave; what comes meanwhile is refused as before
 
     def _on_workers(self) -> None:
         """Be ready while there is a worker."""
@@ -136,8 +138,12 @@ def make_core(settings: SchedulerSettings) -> Scheduler:
     return Scheduler(policy, settings.max_queued_requests, Quotas(quotas, settings.other_tenants.quota()))
 
 
-async def run(settings: SchedulerSettings) -> int:
-    """Serve until a signal; return the process's exit status."""
+async def run(settings: SchedulerSettings) -> NoReturn:
+    """Serve until a signal, then end the process, with status 0.
+
+    The server is not stopped first: what comes while gRPC stops one is answered with CANCELLED or INTERNAL, as if
+    callers had done something. A connection that closes is UNAVAILABLE to them.
+    """
     stop = asyncio.Event()
     async with SchedulerApp(settings) as app:
         loop = asyncio.get_running_loop()
@@ -145,4 +151,5 @@ async def run(settings: SchedulerSettings) -> int:
             loop.add_signal_handler(number, stop.set)
         await stop.wait()
         await app.drain()
-    return 0
+        sys.stdout.flush()
+        os._exit(0)

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from collections import Counter
 
 import grpc
 
@@ -55,6 +56,29 @@ async def test_a_scheduler_terminated_under_load_finishes_what_it_let_in_and_ref
     assert figures["completed"] == figures["accepted"] >= STREAMS // 2
     assert set(figures["refused"]) <= {"DRAINING", "UNAVAILABLE"}
     assert figures["refused"]["DRAINING"] > 0
+
+
+async def test_who_knocks_all_the_time_while_a_scheduler_ends_hears_nothing_but_unavailable() -> None:
+    heard, ended = Counter[str](), asyncio.Event()
+
+    async def knock(client: Client) -> None:
+        while not ended.is_set():
+            try:
+                await client.generate(ask("hi", sampling=tokens(60)), timeout_s=EXIT_S)
+            except grpc.aio.AioRpcError as error:
+                heard[error.code().name] += 1
+                await asyncio.sleep(0.01)
+
+    with Sluice(worker_arguments=WORKER) as sluice:
+        async with Client(sluice.address) as client:
+            knocking = [asyncio.create_task(knock(client)) for _ in range(STREAMS)]
+            await asyncio.sleep(ANSWER_S / 4)
+            sluice.scheduler.popen.terminate()
+            assert await exit_status(sluice.scheduler) == 0
+            await eventually(lambda: heard.total() > 2 * STREAMS)
+            ended.set()
+            await asyncio.gather(*knocking)
+    assert set(heard) == {"UNAVAILABLE"}
 
 
 async def test_a_killed_schedulers_requests_leave_every_worker_within_a_second_and_the_next_one_is_served() -> None:
