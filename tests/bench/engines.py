@@ -220,6 +220,8 @@ def flag(name: str, value: object) -> list[str]:
     word = name.replace("_", "-")
     if isinstance(value, bool):
         return [f"--{word}" if value else f"--no-{word}"]
+    if isinstance(value, type):
+        return [f"--{word}", f"{value.__module__}.{value.__qualname__}"]
     return [f"--{word}", json.dumps(value) if isinstance(value, dict) else str(value)]
 
 
