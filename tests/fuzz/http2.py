@@ -147,6 +147,7 @@ def attacks(path: str, data: bytes, chance: random.Random) -> dict[str, Callable
 
 
 OF_GRPC = {
+    "any frame",  # one of 256 begins a call with header fields of noise
     "compressed without an encoding",
     "a flag that is none",
     "a compression that is none",
