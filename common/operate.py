@@ -14,7 +14,7 @@ from common.connection import add_admin_connection_arguments, client_of
 from common.request_arguments import why_it_failed
 from common.table import table
 
-NO_LIMIT: Final = -1
+NO_LIMIT: Final = "none"
 
 Ask = Callable[[AdminClient, argparse.Namespace], Awaitable[Any]]
 Tell = Callable[[Any], Iterator[str]]
@@ -158,8 +158,8 @@ def _add_tenants(parser: argparse.ArgumentParser) -> None:
     _add_connection(parser)
 
 
-def _limit(text: str) -> int:
-    return NO_LIMIT if text == "none" else _count(text)
+def _limit(text: str) -> int | str:
+    return text if text == NO_LIMIT else _count(text)
 
 
 async def _tenants(client: AdminClient, options: argparse.Namespace) -> Any:

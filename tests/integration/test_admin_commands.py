@@ -98,6 +98,9 @@ async def test_tenants_limits_are_shown_and_changed(running: House) -> None:
     changed = await sluice(running, "tenants", "acme", "--tokens-per-minute", "none", "--max-requests", "3")
     assert changed.out == (await sluice(running, "tenants")).out
     assert changed.out.splitlines()[2].split() == ["acme", "-", "3", "2.5"]
+    refused = await sluice(running, "tenants", "acme", "--weight", "-1")
+    assert refused.status == 1
+    assert "limits.weight: must be above 0; got -1" in refused.err
     nobodys = await sluice(running, "tenants", "--max-requests", "3")
     assert (nobodys.status, nobodys.out) == (2, "")
     assert "name the tenant" in nobodys.err
