@@ -75,12 +75,13 @@ def check_sizes(settings: WorkerSettings) -> None:
 def check_platform(settings: WorkerSettings, platform: Platform) -> None:
     """See that the GPUs are there and the engine knows the formats; raises InvalidOption."""
     wanted, backend = settings.tensor_parallel_size, settings.attention_backend
-    backends = settings.distributed_executor_backend, settings.engine_args.get("distributed_executor_backend")
-    if 0 < platform.gpus < wanted and "ray" not in backends:
+    over_ray = settings.distributed_executor_backend == "ray"
+    spreads = over_ray or "distributed_executor_backend" in settings.engine_args
+    if 0 < platform.gpus < wanted and not spreads:
         raise InvalidOption(
             "tensor_parallel_size", f"must be at most {platform.gpus}, the GPUs seen here, not {wanted}"
         )
-    if settings.distributed_executor_backend == "ray":
+    if over_ray:
         _check_ray(platform)
     if platform.gpus == 0 and backend != "auto":
         raise InvalidOption("attention_backend", f"must be auto where the engine runs on the CPU, not {backend}")
