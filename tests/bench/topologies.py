@@ -20,21 +20,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-import grpc
-
 from common.client import Client
 from common.gpu_share import environment_for
-from sluice.v1.inference_pb2 import GetModelInfoRequest
-from sluice.worker.v1 import worker_pb2_grpc
 from tests.bench.callers import SERVE_ALL
 from tests.bench.clients import Clients, end_group
 from tests.bench.load import Load, Seen
 from tests.bench.report import percentile, save, say, table
-from tests.processes import Sluice, demo_model
+from tests.integration.apart import until_workers
+from tests.observer import Observer
+from tests.processes import START_S, Sluice, demo_model
 
 CALLER = "tests.bench.callers:Generate"
 LIMIT_S = 200.0
-
 KILL_AFTER_S = 2.0
 
 
@@ -110,16 +107,17 @@ class Bench:
             say(f"starting {topology}")
             stack.callback(say, f"ended {topology}")
             sluice = await asyncio.to_thread(stack.enter_context, own)
-            await all_attached(sluice)
+            async with Client(sluice.address) as client:
+                await until_workers(client, topology.workers, START_S)  # those that started last may still load
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             clients = Clients(options.clients, CALLER, {"address": sluice.address}, folder)
             await asyncio.to_thread(stack.enter_context, clients)
             for streams in options.concurrency:
                 load = Load(streams, options.prompt_tokens, options.tokens)
                 await asyncio.to_thread(clients.run, load, LIMIT_S)
-                async with counting(sluice) as tokens:
+                async with observed(sluice) as observers:
                     seen = await asyncio.to_thread(clients.run, load, LIMIT_S)
-                self._note(str(topology), streams, seen, tokens)
+                self._note(str(topology), streams, seen, [tokens_of(each) for each in observers])
             if topology.workers > 1:
                 self._note(f"{topology}, one killed", streams, await with_one_killed(sluice, clients, load), [])
 
@@ -170,31 +168,25 @@ class Bench:
         )
 
 
-async def all_attached(sluice: Sluice) -> None:
-    """Wait until the scheduler has all workers; those that started last may still load."""
-    async with Client(sluice.address) as client:
-        while (await client.stub.GetModelInfo(GetModelInfoRequest())).workers < len(sluice.workers):
-            await asyncio.sleep(0.2)
-
-
 @asynccontextmanager
-async def counting(sluice: Sluice) -> AsyncIterator[list[int]]:
-    """Add up, in a list by worker, in how many steps of how many sequences the workers made tokens."""
-    made = [0] * len(sluice.worker_ports)
-
-    async def listen(number: int) -> None:
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{sluice.worker_ports[number]}") as channel:
-            with suppress(asyncio.CancelledError):
-                async for response in worker_pb2_grpc.WorkerServiceStub(channel).Attach():
-                    made[number] += response.step.load.last_step.sequences
-
-    listeners = [asyncio.create_task(listen(number)) for number in range(len(made))]
+async def observed(sluice: Sluice) -> AsyncIterator[list[Observer]]:
+    """Hear the counters of each worker's engine meanwhile."""
+    observers = [Observer() for _ in sluice.worker_ports]
+    watching = [
+        asyncio.create_task(observer.watch(f"127.0.0.1:{port}"))
+        for observer, port in zip(observers, sluice.worker_ports, strict=True)
+    ]
     try:
-        yield made
+        yield observers
     finally:
-        for each in listeners:
+        for each in watching:
             each.cancel()
-        await asyncio.wait(listeners)
+        await asyncio.wait(watching)
+
+
+def tokens_of(observer: Observer) -> int:
+    """Add up in how many steps of how many sequences a worker made tokens."""
+    return sum(load.last_step.sequences for load in observer.loads)
 
 
 async def with_one_killed(sluice: Sluice, clients: Clients, load: Load) -> Seen:

@@ -11,7 +11,7 @@ from scheduler.silence import STALL_S, late_s
 from tests.faults.black_hole import BlackHole
 from tests.faults.streams import WORKER, Streams
 from tests.integration.apart import address_of, lone_scheduler, lone_worker, until_workers
-from tests.integration.house import eventually
+from tests.integration.house import eventually, house
 from tests.integration.stream import Stream, tokens
 from tests.processes import Sluice
 
@@ -106,29 +106,20 @@ async def test_a_worker_is_taken_back_over_a_new_connection_while_the_old_one_st
 
 
 async def test_a_slow_worker_with_its_first_long_prompt_is_not_taken_for_one_that_hangs() -> None:
-    slow = {"speed": 0.04, "kv_cache_tokens": 100_000}
-    async with (
-        lone_worker(simulated=slow) as (worker, engine),
-        lone_scheduler(address_of(worker), policy="fcfs") as scheduler,
-        Client(address_of(scheduler)) as client,
-    ):
-        await eventually(lambda: scheduler.dispatcher.workers == 1)
-        await client.generate(ask(token_ids=[300], sampling=tokens(ENOUGH_STEPS)), timeout_s=60)
+    slow = {"simulated": {"speed": 0.04, "kv_cache_tokens": 100_000}}
+    async with house(worker=slow, scheduler={"policy": "fcfs"}) as built:
+        await built.client.generate(ask(token_ids=[300], sampling=tokens(ENOUGH_STEPS)), timeout_s=60)
         long = ask(token_ids=[300] * 6000, sampling=tokens(3))
-        assert (await Stream(client, long, timeout_s=60).finished()).failovers == 0
-        assert len(engine.submitted) == 2
+        assert (await Stream(built, long, timeout_s=60).finished()).failovers == 0
+        assert len(built.engine.submitted) == 2
 
 
 async def test_an_engine_that_takes_long_over_a_step_is_waited_for_while_its_worker_says_that_it_is_there() -> None:
-    async with (
-        lone_worker() as (worker, engine),
-        lone_scheduler(address_of(worker)) as scheduler,
-        Client(address_of(scheduler)) as client,
-    ):
-        await eventually(lambda: scheduler.dispatcher.workers == 1)
-        stream = Stream(client, ask("hi", sampling=tokens(300)), timeout_s=60)
+    async with house() as built:
+        engine = built.engine
+        stream = Stream(built, ask("hi", sampling=tokens(300)), timeout_s=60)
         await eventually(lambda: len(engine.loads) > ENOUGH_STEPS)
-        (ledger,) = scheduler.dispatcher.core.workers()
+        (ledger,) = built.scheduler.dispatcher.core.workers()
         assert late_s(ledger) < LONG_STEP_S / 2
         usual, engine._batch._model = engine._batch._model, StepModel(LONG_STEP_S, 0.0, 0.0, 0.0)
         steps = len(engine.loads)
