@@ -58,14 +58,13 @@ def check_exposure(address: str, *, encrypted: bool, insecure_listen: bool) -> N
 
 def warn_of_exposure(log: Any, address: str, *, encrypted: bool, authenticated: bool) -> None:
     """Log what operators should know of a listener that other machines reach; nothing of one that they do not."""
-    if is_loopback(address):
-        return
-    if not encrypted:
-        exposure = "others on the way can read and change all that is said: there is no TLS"
-        log.warning("other machines can connect", listen=address, exposure=exposure)
-    if not authenticated:
-        exposure = "whoever can connect is served: nobody has to say who it is"
-        log.warning("other machines can connect", listen=address, exposure=exposure)
+    lacking = {
+        "others on the way can read and change all that is said: there is no TLS": not encrypted,
+        "whoever can connect is served: nobody has to say who it is": not authenticated,
+    }
+    for exposure, lacks in lacking.items():
+        if lacks and not is_loopback(address):
+            log.warning("other machines can connect", listen=address, exposure=exposure)
 
 
 def why_unbindable(address: str) -> str:

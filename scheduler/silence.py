@@ -14,10 +14,8 @@ class WorkerHangs(ConnectionError):
     """A worker has requests and does not say what becomes of them."""
 
     def __init__(self, silence: "Silence") -> None:
-        if silence.is_stall:
-            super().__init__(f"its engine has made no step for {silence.stall_s:.2f} s")
-        else:
-            super().__init__(f"it has said nothing for {silence.limit_s:.2f} s")
+        what = "its engine has made no step" if silence.is_stall else "it has said nothing"
+        super().__init__(f"{what} for {silence.exceeded_s:.2f} s")
 
 
 class Silence:
@@ -39,6 +37,11 @@ class Silence:
         self.limit_s = self.stall_s = STALL_S
         self.is_stall = False
         self._ticks = self._ticks_without_step = 0
+
+    @property
+    def exceeded_s(self) -> float:
+        """The limit of the two that it exceeded, once it has."""
+        return self.stall_s if self.is_stall else self.limit_s
 
     def end(self) -> None:
         """Begin anew: the worker was heard of a step, or has nothing to say."""

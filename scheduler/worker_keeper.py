@@ -172,8 +172,7 @@ class WorkerKeeper:
             if not session.is_awaited:
                 silence.end()
             elif silence.tick(self._dispatcher.ledger(session)):
-                limit_s = round(silence.stall_s if silence.is_stall else silence.limit_s, 3)
-                worker, stalls = session.hello.worker_id, silence.is_stall
+                limit_s, worker, stalls = round(silence.exceeded_s, 3), session.hello.worker_id, silence.is_stall
                 log.warning("worker hangs", address=self._address, worker=worker, limit_s=limit_s, engine_stalls=stalls)
                 self._give_up(session)
                 patience.reschedule(asyncio.get_running_loop().time())
