@@ -84,6 +84,8 @@ def test_more_gpus_than_are_seen_are_refused_unless_the_engine_spans_machines() 
     with refused("tensor_parallel_size: must be at most 2, the GPUs seen here, not 4"):
         options(two, tensor_parallel_size=4)
     assert options(two, tensor_parallel_size=4, engine_args={"distributed_executor_backend": "ray"}) == {}
+    launched = {"distributed_executor_backend": "external_launcher"}
+    assert options(two, tensor_parallel_size=4, engine_args=launched) == {}
     with_ray = replace(two, has_ray=True)
     assert options(with_ray, tensor_parallel_size=4, distributed_executor_backend="ray") == {}
 
