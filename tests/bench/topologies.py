@@ -154,7 +154,7 @@ class Bench:
         ]
         figures = ("tokens_per_s", "ttft_p50_ms", "ttft_p99_ms", "itl_p50_ms", "itl_p99_ms", "answers")
         table(
-            [*head, "answers", "lost", "shares"],
+            head,
             (
                 [
                     row["topology"],
