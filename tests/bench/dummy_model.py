@@ -4,7 +4,8 @@
 
 Throughput does not depend on what the weights say, so vLLM can make them up (``load_format="dummy"``); what it needs on
 disk is a configuration and a tokenizer. The tokenizer is the demo model's, filled up with made-up words to the size of
-the shape's own: each token that such a model says has a text, as with a real one, and text costs what it costs.
+the shape's vocabulary: each token that such a model says has a text, as with a real one, and text costs what it costs.
+Made-up weights also say the ids beyond a real tokenizer's, and some servers end an answer at the first without a text.
 """
 
 import argparse
@@ -39,9 +40,6 @@ SHAPES: dict[str, dict[str, Any]] = {
         "tie_word_embeddings": True,
     },
 }
-TOKENIZER_TOKENS = 151_665
-"""Tokens that Qwen2.5's tokenizer knows; the model's vocabulary is padded beyond them."""
-
 SYLLABLES = [consonant + vowel for consonant, vowel in product("bdfgklmnprstvwz", "aeiou")]
 
 
@@ -57,7 +55,7 @@ def main() -> None:
 def make(output: Path, shape: str) -> Path:
     """Write configuration and tokenizer of a shape into a folder, in a few seconds; return the folder."""
     output.mkdir(parents=True, exist_ok=True)
-    tokenizer = filled_up(train_tokenizer(), TOKENIZER_TOKENS)
+    tokenizer = filled_up(train_tokenizer(), SHAPES[shape]["vocab_size"])
     save_tokenizer(tokenizer, output, context_tokens=SHAPES[shape]["max_position_embeddings"])
     ends = [tokenizer.token_to_id(token) for token in (END_OF_MESSAGE, END_OF_TEXT)]
     write(output / "config.json", config(shape, ends[0]))
