@@ -77,7 +77,7 @@ class _OwnTexts(dict[int, str]):
 
 
 class _ByteLevelVocabulary(dict[int, str | None]):
-    """Texts of byte-level tokens; None where the bytes are not whole characters. Filled as tokens are asked for."""
+    """Texts of byte-level tokens that can be said at once; None for others. Filled as tokens are asked for."""
 
     def __init__(self, tokenizer: Tokenizer, hidden: frozenset[int]) -> None:
         super().__init__()
@@ -85,11 +85,8 @@ class _ByteLevelVocabulary(dict[int, str | None]):
         self._hidden = hidden
 
     def __missing__(self, token_id: int) -> str | None:
-        try:
-            text = self[token_id] = self.bytes_of(token_id).decode()
-        except UnicodeDecodeError:
-            self[token_id] = None
-            return None
+        whole = self.bytes_of(token_id).decode(errors="replace")
+        text = self[token_id] = None if whole.endswith(_REPLACEMENT) else whole
         return text
 
     def bytes_of(self, token_id: int) -> bytes:
@@ -104,9 +101,12 @@ class _ByteLevelVocabulary(dict[int, str | None]):
 
 
 class _ByteLevelText:
-    """Text of byte-level tokens: their bytes, joined and read as UTF-8, with U+FFFD for what is not."""
+    """Text of byte-level tokens: their bytes, joined and read as UTF-8, with U+FFFD for what is not.
 
-    __slots__ = ("_texts", "_unsaid_prompt", "_waiting")
+    As the library's stream does, it says nothing that ends with U+FFFD, whether that is decided or not.
+    """
+
+    __slots__ = ("_held", "_texts", "_unsaid_prompt", "_waiting")
 
     stop: ClassVar[str | None] = None
 
@@ -114,9 +114,10 @@ class _ByteLevelText:
         self._texts = vocabulary
         ending = b"".join(map(vocabulary.bytes_of, prompt_ending))
         self._unsaid_prompt = self._waiting = _split(ending[-_INCOMPLETE_BYTES:])[1]
+        self._held = ""
 
     def add(self, token_id: int) -> str:
-        if not self._waiting:
+        if not self._waiting and not self._held:
             text = self._texts[token_id]
             if text is not None:
                 return text
@@ -124,6 +125,9 @@ class _ByteLevelText:
         text, self._waiting = _split(data)
         if text and self._unsaid_prompt:
             text = self._without_prompt(text, data)
+        text, self._held = self._held + text, ""
+        if self._waiting or text.endswith(_REPLACEMENT):
+            text, self._held = "", text
         return text
 
     def flush(self) -> str:
