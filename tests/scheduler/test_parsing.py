@@ -1,6 +1,7 @@
 """The door lets valid requests in, complete and with their terms, and says what is wrong with the others."""
 
 import asyncio
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -458,3 +459,36 @@ async def test_a_long_prompt_comes_out_whole_whichever_way_it_came() -> None:
     assert list(by_ids.submit.prompt_token_ids) == ids
     assert by_text.request.prompt_tokens == len(by_text.submit.prompt_token_ids) == len(ids)
     door.close()
+
+
+@pytest.mark.parametrize(
+    ("message", "in_a_thread"),
+    [
+        (GenerateRequest(prompt="hi"), False),
+        (GenerateRequest(token_ids=TokenIds(ids=[5] * 256)), False),
+        (GenerateRequest(prompt="hi " * 1_000), True),
+        (GenerateRequest(chat=HELLO), True),
+        (
+            GenerateRequest(
+                prompt="hi",
+                sampling=SamplingParams(structured_output=StructuredOutput(json_schema='{"type": "object"}')),
+            ),
+            True,
+        ),
+    ],
+    ids=["a short prompt", "a few token ids", "a long prompt", "a chat", "a schema"],
+)
+async def test_what_may_take_long_is_read_in_a_thread(
+    door: Door, monkeypatch: pytest.MonkeyPatch, message: GenerateRequest, in_a_thread: bool
+) -> None:
+    readers: list[threading.Thread] = []
+    read = Door._read_request
+
+    def noted(self: Door, message: GenerateRequest) -> object:
+        readers.append(threading.current_thread())
+        return read(self, message)
+
+    monkeypatch.setattr(Door, "_read_request", noted)
+    await admit(door, message)
+    [reader] = readers
+    assert (reader is not threading.current_thread()) is in_a_thread
