@@ -23,6 +23,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 
 from common.client import Client, ask
 from sluice.v1 import inference_pb2
+from tests.bench.callers import SERVE_ALL
 from tests.bench.load import make_prompt
 from tests.bench.report import save, say
 from tests.processes import Sluice, demo_model
@@ -60,7 +61,7 @@ async def measure(engine: list[str], rounds: int, streams: int, tokens: int) -> 
     llm = AsyncLLM.from_vllm_config(config, usage_context=UsageContext.OPENAI_API_SERVER, disable_log_stats=True)
     say("starting Sluice")
     try:
-        with Sluice(engine="vllm", worker_arguments=engine) as sluice:
+        with Sluice(engine="vllm", worker_arguments=engine, scheduler_arguments=list(SERVE_ALL)) as sluice:
             async with Client(sluice.address) as client:
                 arms = {"in-process": in_process(llm), "sluice": through(client)}
                 result = await take_turns(arms, rounds, streams, tokens)
