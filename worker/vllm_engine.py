@@ -5,6 +5,7 @@ for a Python program, takes several times as long for each token as all the rest
 """
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from copy import copy
@@ -31,6 +32,7 @@ from worker.vllm_description import describe, load_tokenizer
 from worker.vllm_load import EngineLoad
 from worker.vllm_requests import VllmRequests
 from worker.vllm_sampling import field_at_fault, sampling_params
+from worker.warm_up import warm_up
 
 DEATH = "the engine died"
 MESSAGE_CHARACTERS = 200
@@ -45,6 +47,7 @@ class VllmEngine:
         self._settings = settings
         self._core_ids = map(str, count())
         self._load = EngineLoad()
+        self._on_load: Callable[[worker_pb2.Load], None] = lambda _: None  # nobody waits for what warms it up
         self._outbox: deque[EngineCoreRequest | list[str]] = deque()
         self._unsent = asyncio.Event()
         self._is_dead = False
@@ -52,8 +55,8 @@ class VllmEngine:
     async def start(
         self, *, on_load: Callable[[worker_pb2.Load], None], on_death: Callable[[str], None]
     ) -> EngineDescription:
-        """Load the model; blocks the event loop until the engine is ready."""
-        self._on_load, self._on_death = on_load, on_death
+        """Load the model and warm up; blocks the event loop until the engine is ready."""
+        self._on_death = on_death
         try:
             config = engine_args(self._settings).create_engine_config(UsageContext.OPENAI_API_SERVER)
             maybe_register_config_serialize_by_value()
@@ -66,6 +69,12 @@ class VllmEngine:
             raise EngineStartError(f"vLLM could not start {self._settings.model!r}: {error}") from error
         self._requests = VllmRequests(Detokenizer(tokenizer.backend_tokenizer), self._stop)
         self._tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._send())]
+        began_s = time.monotonic()
+        await warm_up(self.submit, config.model_config.max_model_len)
+        if self._is_dead:
+            raise EngineStartError(f"vLLM could not serve {self._settings.model!r}: {DEATH} while it warmed up")
+        log.info("engine is warm", seconds=round(time.monotonic() - began_s, 1))
+        self._on_load = on_load
         return describe(config, tokenizer)
 
     def submit(self, request: worker_pb2.Submit, emit: Emit) -> None:

@@ -11,14 +11,16 @@ from sluice.worker.v1 import worker_pb2
 from tests.worker.collecting import CollectingEngine
 from tests.worker.engine_contract import PROMPT, EngineContract
 from worker.config import WorkerSettings
-from worker.engine import EngineStartError
+from worker.engine import Emit, EngineStartError
 from worker.vllm_arguments import engine_args
 from worker.vllm_engine import VllmEngine
+from worker.warm_up import warm_up
 
 
 @pytest.fixture(scope="module")
 async def engine(demo_model: Path) -> AsyncIterator[CollectingEngine]:
     async with CollectingEngine(VllmEngine(WorkerSettings(model=str(demo_model)))) as engine:
+        assert engine.loads == [], "what warmed it up was told"
         yield engine
 
 
@@ -38,6 +40,21 @@ async def test_prompt_tokens_that_the_prefix_cache_holds_are_told(engine: Collec
 
 async def first_complete(engine: CollectingEngine, answer: object) -> None:
     await engine.until(lambda: answer.is_complete)  # type: ignore[attr-defined]
+
+
+async def test_it_refuses_nothing_that_warms_it_up(engine: CollectingEngine) -> None:
+    failures: list[worker_pb2.Failure] = []
+
+    def submit(request: worker_pb2.Submit, emit: Emit) -> None:
+        def heard(output: worker_pb2.Output) -> None:
+            if output.HasField("failure"):
+                failures.append(output.failure)
+            emit(output)
+
+        engine.engine.submit(request, heard)
+
+    await asyncio.wait_for(warm_up(submit, 1_000), 60)
+    assert failures == []
 
 
 def test_an_engine_argument_that_vllm_does_not_know_is_named() -> None:

@@ -1,0 +1,59 @@
+"""Answers that nobody asked for, so that what an engine compiles on first use is there when somebody does."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import structlog
+
+from sluice.v1 import generation_pb2
+from sluice.worker.v1 import worker_pb2
+from worker.engine import Emit
+
+PROMPT_TOKENS = 64
+PLAIN: dict[str, Any] = {"temperature": 0.7, "top_p": 1.0, "repetition_penalty": 1.0, "max_tokens": 4}
+
+# Each brings kernels of its own; apart from each other, since not every engine can do all of it.
+WAYS_TO_SAMPLE: Sequence[dict[str, Any]] = (
+    {"temperature": 0.0},
+    {"top_k": 20, "top_p": 0.8},
+    {"min_p": 0.1},
+    {"repetition_penalty": 1.05, "presence_penalty": 0.1, "frequency_penalty": 0.1},
+    {"logprobs": 1},
+    {"structured_output": generation_pb2.StructuredOutput(json_object=True)},
+)
+
+log = structlog.get_logger("worker")
+
+
+async def warm_up(submit: Callable[[worker_pb2.Submit, Emit], None], context_tokens: int) -> None:
+    """Have an engine answer one request alone, then one for each way to sample together; see Engine.submit.
+
+    What it refuses is left to those who ask for it. Returns, too, when the engine dies.
+    """
+    prompt_tokens = min(PROMPT_TOKENS, context_tokens // 2)
+    await _answer(submit, WAYS_TO_SAMPLE[:1], prompt_tokens)
+    await _answer(submit, WAYS_TO_SAMPLE, prompt_tokens)
+
+
+async def _answer(
+    submit: Callable[[worker_pb2.Submit, Emit], None], ways: Sequence[dict[str, Any]], prompt_tokens: int
+) -> None:
+    left = len(ways)
+    over = asyncio.Event()
+
+    def heard(output: worker_pb2.Output) -> None:
+        nonlocal left
+        if output.HasField("failure"):
+            log.debug("warming up", request=output.request_id, failure=output.failure.message)
+        elif not output.finish_reason:
+            return
+        left -= 1
+        if not left:
+            over.set()
+
+    for number, way in enumerate(ways):
+        sampling = generation_pb2.SamplingParams(**{**PLAIN, **way})
+        prompt = [number] * prompt_tokens
+        submit(worker_pb2.Submit(request_id=f"warm-up-{number}", prompt_token_ids=prompt, sampling=sampling), heard)
+    await over.wait()
