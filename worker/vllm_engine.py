@@ -70,7 +70,11 @@ class VllmEngine:
         self._requests = VllmRequests(Detokenizer(tokenizer.backend_tokenizer), self._stop)
         self._tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._send())]
         began_s = time.monotonic()
-        await warm_up(self.submit, config.model_config.max_model_len)
+        await warm_up(
+            self.submit,
+            context_tokens=config.model_config.max_model_len,
+            step_tokens=config.scheduler_config.max_num_batched_tokens,
+        )
         if self._is_dead:
             raise EngineStartError(f"vLLM could not serve {self._settings.model!r}: {DEATH} while it warmed up")
         log.info("engine is warm", seconds=round(time.monotonic() - began_s, 1))

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from itertools import cycle, islice
 from typing import Any
 
 import structlog
@@ -11,12 +12,12 @@ from sluice.worker.v1 import worker_pb2
 from worker.engine import Emit
 
 PROMPT_TOKENS = 64
+SEVERAL = 8  # from so many sequences on vLLM chooses tokens by other kernels
 PLAIN: dict[str, Any] = {"temperature": 0.7, "top_p": 1.0, "repetition_penalty": 1.0, "max_tokens": 4}
-
-# Each brings kernels of its own; apart from each other, since not every engine can do all of it.
 WAYS_TO_SAMPLE: Sequence[dict[str, Any]] = (
     {"temperature": 0.0},
-    {"top_k": 20, "top_p": 0.8},
+    {"top_k": 20},
+    {"top_p": 0.8},
     {"min_p": 0.1},
     {"repetition_penalty": 1.05, "presence_penalty": 0.1, "frequency_penalty": 0.1},
     {"logprobs": 1},
@@ -26,14 +27,23 @@ WAYS_TO_SAMPLE: Sequence[dict[str, Any]] = (
 log = structlog.get_logger("worker")
 
 
-async def warm_up(submit: Callable[[worker_pb2.Submit, Emit], None], context_tokens: int) -> None:
-    """Have an engine answer one request alone, then one for each way to sample together; see Engine.submit.
+async def warm_up(submit: Callable[[worker_pb2.Submit, Emit], None], *, context_tokens: int, step_tokens: int) -> None:
+    """Have an engine answer in each way to sample: one request alone, several of a kind, a full step of all kinds.
 
     What it refuses is left to those who ask for it. Returns, too, when the engine dies.
+
+    Args:
+        submit: See Engine.submit.
+        context_tokens: The longest that a sequence may be.
+        step_tokens: The most tokens of a step.
+
     """
     prompt_tokens = min(PROMPT_TOKENS, context_tokens // 2)
     await _answer(submit, WAYS_TO_SAMPLE[:1], prompt_tokens)
-    await _answer(submit, WAYS_TO_SAMPLE, prompt_tokens)
+    for way in WAYS_TO_SAMPLE:
+        await _answer(submit, [way] * SEVERAL, prompt_tokens)
+    full = max(step_tokens // prompt_tokens, len(WAYS_TO_SAMPLE))
+    await _answer(submit, list(islice(cycle(WAYS_TO_SAMPLE), full)), prompt_tokens)
 
 
 async def _answer(

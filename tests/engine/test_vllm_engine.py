@@ -53,7 +53,7 @@ async def test_it_refuses_nothing_that_warms_it_up(engine: CollectingEngine) -> 
 
         engine.engine.submit(request, heard)
 
-    await asyncio.wait_for(warm_up(submit, 1_000), 60)
+    await asyncio.wait_for(warm_up(submit, context_tokens=1_000, step_tokens=2_048), 60)
     assert failures == []
 
 

@@ -5,7 +5,7 @@ import asyncio
 from sluice.v1 import generation_pb2
 from sluice.worker.v1 import worker_pb2
 from worker.engine import Emit
-from worker.warm_up import WAYS_TO_SAMPLE, warm_up
+from worker.warm_up import SEVERAL, WAYS_TO_SAMPLE, warm_up
 
 
 class SlowEngine:
@@ -33,32 +33,35 @@ class SlowEngine:
                 )
 
 
-async def test_one_request_is_answered_alone_then_all_ways_together_whatever_is_refused() -> None:
+def begin(engine: SlowEngine, **sizes: int) -> "asyncio.Task[None]":
+    return asyncio.create_task(warm_up(engine.submit, **{"context_tokens": 1_000, "step_tokens": 2_048, **sizes}))
+
+
+async def test_one_is_answered_alone_then_several_of_a_kind_then_a_full_step_whatever_is_refused() -> None:
     engine = SlowEngine()
-    warming = asyncio.create_task(warm_up(engine.submit, 1_000))
-    await engine.answer_all()
-    await engine.answer_all()
-    await asyncio.wait_for(warming, 1)
-    assert engine.together == [1, len(WAYS_TO_SAMPLE)]
+    warming = begin(engine)
+    while not warming.done():
+        await engine.answer_all()
+    assert [number for number in engine.together if number] == [1, *[SEVERAL] * len(WAYS_TO_SAMPLE), 32]
 
 
 async def test_it_waits_for_the_last_of_them() -> None:
     engine = SlowEngine()
-    warming = asyncio.create_task(warm_up(engine.submit, 1_000))
+    warming = begin(engine)
     await engine.answer_all()
     await asyncio.sleep(0)
     last = engine.waiting.pop()
-    await engine.answer_all()
-    await asyncio.sleep(0)
-    assert not warming.done()
+    for _ in range(5):
+        await engine.answer_all()
+    assert engine.together[1:] == [SEVERAL - 1, 0, 0, 0, 0]
     engine.waiting.append(last)
-    await engine.answer_all()
-    await asyncio.wait_for(warming, 1)
+    while not warming.done():
+        await engine.answer_all()
 
 
 async def test_prompts_fit_a_short_context() -> None:
     engine = SlowEngine()
-    warming = asyncio.create_task(warm_up(engine.submit, 16))
+    warming = begin(engine, context_tokens=16)
     await asyncio.sleep(0)
     [(request, _)] = engine.waiting
     assert len(request.prompt_token_ids) + request.sampling.max_tokens <= 16
