@@ -14,6 +14,7 @@ from multiprocessing import active_children
 
 import structlog
 from vllm.inputs import tokens_input
+from vllm.platforms import current_platform
 from vllm.transformers_utils.config import maybe_register_config_serialize_by_value
 from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine import EngineCoreRequest
@@ -40,6 +41,15 @@ MESSAGE_CHARACTERS = 200
 log = structlog.get_logger("worker")
 
 
+class UnsupportedTopK(ValueError):
+    """What vLLM's speculative decoding cannot do on a CPU: it reads beyond top_k's values (0.32), and dies of it."""
+
+    parameter = "top_k"
+
+    def __init__(self, top_k: int) -> None:
+        super().__init__(f"must be 0 where the engine guesses tokens on a CPU; it is {top_k}")
+
+
 class VllmEngine:
     """One vLLM engine, tensor parallel over its GPUs, or on the CPU where there is none."""
 
@@ -63,6 +73,7 @@ class VllmEngine:
             tokenizer = load_tokenizer(config.model_config)
             self._inputs = InputProcessor(config)
             self._core = EngineCoreClient.make_async_mp_client(config, Executor.get_class(config), log_stats=True)
+            self._dies_of_top_k = current_platform.is_cpu() and config.speculative_config is not None
             self._guardian = Guardian(child.pid for child in active_children() if child.pid)
             self._supported_tasks = await self._core.get_supported_tasks_async()
         except (ValueError, RuntimeError, OSError, TypeError, EngineDeadError) as error:
@@ -113,6 +124,8 @@ class VllmEngine:
 
     def _for_core(self, request: worker_pb2.Submit) -> Iterator[EngineCoreRequest]:
         """Make a request of the engine core for each sequence; each has random numbers of its own."""
+        if self._dies_of_top_k and request.sampling.top_k and request.sampling.temperature:
+            raise UnsupportedTopK(request.sampling.top_k)
         prompt = tokens_input(list(request.prompt_token_ids))
         params = sampling_params(request.sampling, resumed_tokens=request.resumed_tokens)
         whole = self._inputs.process_inputs(request.request_id, prompt, params, self._supported_tasks)

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
+import grpc
 import pytest
 
 from common.client import Client, ask
@@ -41,6 +42,19 @@ async def test_answers_stay_what_they_are(stretched: Sluice) -> None:
         said = await asyncio.gather(*(client.generate(request, timeout_s=300) for request in requests))
     right = sum(answer.text == wanted for answer, (_, wanted) in zip(said, QUESTIONS, strict=True))
     assert right >= 0.9 * len(QUESTIONS)
+
+
+async def test_sampling_that_the_engine_would_die_of_is_refused_by_name_and_the_rest_is_served(
+    stretched: Sluice,
+) -> None:
+    sampling = {"temperature": 0.7, "top_p": 0.8, "repetition_penalty": 1.05, "max_tokens": 32}
+    async with Client(stretched.address) as client:
+        with pytest.raises(grpc.aio.AioRpcError, match=r"sampling.top_k: must be 0 .*; it is 20") as caught:
+            await client.generate(ask(prompt="one two one two", sampling={**sampling, "top_k": 20}), timeout_s=300)
+        assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+        requests = [ask(prompt="one two one two", sampling={**sampling, "top_k": 0}) for _ in range(8)]
+        answers = await asyncio.gather(*(client.generate(request, timeout_s=300) for request in requests))
+    assert all(answer.finished is not None for answer in answers)
 
 
 async def test_an_option_that_cannot_be_is_refused_before_the_engine_starts(demo_model: Path) -> None:
