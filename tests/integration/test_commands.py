@@ -182,12 +182,19 @@ async def test_what_no_request_can_hold_is_a_usage_error(arguments: list[str]) -
     assert f"error: argument {arguments[0]}" in refused.err.splitlines()[-1]
 
 
+def heed_interrupts() -> None:
+    """Undo what a shell does for tests that it runs in the background: their children would ignore interrupts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @asynccontextmanager
 async def begun(built: House) -> AsyncIterator[asyncio.subprocess.Process]:
     """A long answer whose first words have been printed."""
     command = [COMMANDS / "sluice", "generate", "hello", "--max-tokens", "2048", "--address", built.address]
     pipe = asyncio.subprocess.PIPE
-    process = await asyncio.create_subprocess_exec(*map(str, command), stdout=pipe, stderr=pipe)
+    process = await asyncio.create_subprocess_exec(
+        *map(str, command), stdout=pipe, stderr=pipe, preexec_fn=heed_interrupts
+    )
     assert process.stdout is not None
     try:
         assert await process.stdout.read(1)
