@@ -26,11 +26,11 @@ class TextStream(Protocol):
         ...
 
     def add(self, token_id: int) -> str:
-        """Add a token; return the text that is decided by now and was not before."""
+        """Add a token; return the text that can be said by now and was not before."""
         ...
 
     def flush(self) -> str:
-        """Return decided text that was held back: the sequence has ended. Bytes that are no character yet are lost."""
+        """Return what a stop string might have begun with: the sequence has ended. An unfinished character is lost."""
         ...
 
 

@@ -32,22 +32,13 @@ from worker.vllm_arguments import engine_args
 from worker.vllm_description import describe, load_tokenizer
 from worker.vllm_load import EngineLoad
 from worker.vllm_requests import VllmRequests
-from worker.vllm_sampling import field_at_fault, sampling_params
+from worker.vllm_sampling import UnsupportedTopK, field_at_fault, sampling_params
 from worker.warm_up import warm_up
 
 DEATH = "the engine died"
 MESSAGE_CHARACTERS = 200
 
 log = structlog.get_logger("worker")
-
-
-class UnsupportedTopK(ValueError):
-    """What vLLM's speculative decoding cannot do on a CPU: it reads beyond top_k's values (0.32), and dies of it."""
-
-    parameter = "top_k"
-
-    def __init__(self, top_k: int) -> None:
-        super().__init__(f"must be 0 where the engine guesses tokens on a CPU; it is {top_k}")
 
 
 class VllmEngine:

@@ -6,6 +6,15 @@ from vllm.sampling_params import StructuredOutputsParams
 from sluice.v1 import generation_pb2
 
 
+class UnsupportedTopK(ValueError):
+    """What vLLM's speculative decoding cannot do on a CPU: it reads beyond top_k's values (0.32), and dies of it."""
+
+    parameter = "top_k"
+
+    def __init__(self, top_k: int) -> None:
+        super().__init__(f"must be 0 where the engine guesses tokens on a CPU; it is {top_k}")
+
+
 def sampling_params(sampling: generation_pb2.SamplingParams, *, resumed_tokens: int = 0) -> SamplingParams:
     """Translate effective sampling values, less those of the text, which vLLM does not make.
 
