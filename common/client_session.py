@@ -6,10 +6,11 @@ from itertools import count
 from types import TracebackType
 from typing import Any, Self
 
-import grpc
+import grpc.aio
 from google.protobuf.duration_pb2 import Duration
 from google.rpc import status_pb2
 
+from common.call_ending import CallEnding
 from common.rich_status import STATUS_DETAILS_KEY
 from sluice.v1 import inference_pb2
 
@@ -57,6 +58,7 @@ class Session:
 
     async def __aenter__(self) -> Self:
         self._call = self._open_call(self._outgoing(), timeout=self._timeout_s, metadata=self._metadata)
+        self._ending = CallEnding(self._call)
         self._reader = asyncio.get_running_loop().create_task(self._read())
         return self
 
@@ -117,8 +119,10 @@ class Session:
             async for message in self._call:
                 self._deliver(message.events)
             self._broken = grpc.RpcError("the scheduler ended the session")
-        except (grpc.RpcError, asyncio.CancelledError) as error:
-            self._broken = error if isinstance(error, grpc.RpcError) else grpc.RpcError("the session was left")
+        except grpc.aio.AioRpcError as error:
+            self._broken = self._ending.error(error)
+        except asyncio.CancelledError:
+            self._broken = grpc.RpcError("the session was left")
         for events in self._events.values():
             events.put_nowait(self._broken)
 

@@ -4,10 +4,11 @@ import asyncio
 from itertools import count
 from typing import Protocol, Self
 
-import grpc
+import grpc.aio
 from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2
 
+from common.call_ending import CallEnding
 from common.client import Client, RequestError
 from common.rich_status import read_details
 from sluice.v1 import inference_pb2
@@ -63,6 +64,7 @@ class SessionCaller:
 
     async def __aenter__(self) -> Self:
         self._call = self._client.stub.GenerateSession()
+        self._ending = CallEnding(self._call)
         self._reader = asyncio.create_task(self._read())
         return self
 
@@ -98,8 +100,8 @@ class SessionCaller:
                     self._add(event)
                 async with self._heard:
                     self._heard.notify_all()
-        except grpc.RpcError as error:
-            self._fail_all(name_of(error))
+        except grpc.aio.AioRpcError as error:
+            self._fail_all(name_of(self._ending.error(error)))
         finally:
             async with self._heard:
                 self._heard.notify_all()
