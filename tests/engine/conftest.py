@@ -29,7 +29,8 @@ class RealHouse:
 async def processes(demo_model: Path) -> AsyncIterator[Sluice]:
     arguments = ["--max-sequences", str(MAX_SEQUENCES), "--served-model-name", "demo"]
     # A policy that promises nothing: deadlines are to come while requests wait and run.
-    policy = ["--policy", "strict-priority"]
+    # And a wide margin: engine, scheduler and tests share two cores, and a status that is late is lost.
+    policy = ["--policy", "strict-priority", "--deadline-margin-s", "0.5"]
     sluice = Sluice(engine="vllm", model=str(demo_model), worker_arguments=arguments, scheduler_arguments=policy)
     try:
         yield await asyncio.to_thread(sluice.__enter__)

@@ -46,19 +46,19 @@ async def stop(*tasks: asyncio.Task[Any]) -> None:
 
 
 async def test_a_cancelled_stream_frees_its_memory_within_a_step(real: RealHouse) -> None:
-    other = await started(real, ask("beside", sampling=LONG))
-    steps = []
+    tries = []
     for number in range(TRIES):  # of several, since steps go on while a busy machine lets the news wait
+        other = await started(real, ask("beside", sampling=LONG))
         cancelled = await started(real, ask(token_ids=prompt_ids(1000, number), sampling=LONG))
-        await real.observer.until(lambda load: load.running == 2)
-        before = real.observer.load
+        before = await real.observer.until(lambda load: load.running == 2)
         cancelled.cancel()
         after = await real.observer.until(lambda load: load.running == 1)
-        assert after.kv_cache_usage < before.kv_cache_usage / 2
-        steps.append(after.steps - before.steps)
-        await stop(cancelled)
-    assert min(steps) <= STEPS_TO_STOP
-    await stop(other)
+        tries.append((after.steps - before.steps, after.kv_cache_usage / before.kv_cache_usage))
+        await stop(other, cancelled)
+        await real.observer.until_empty()
+    steps, memory = min(tries)
+    assert steps <= STEPS_TO_STOP
+    assert memory < 0.5
 
 
 async def test_a_request_cancelled_during_its_prefill_frees_its_memory(real: RealHouse) -> None:
@@ -82,11 +82,11 @@ async def test_a_reader_that_stops_and_then_cancels_frees_the_engine(real: RealH
 
 
 async def test_the_deadline_stops_the_engine_and_the_error_says_where_the_time_went(real: RealHouse) -> None:
-    error = await failure(real.client.generate(ask("hello", sampling=LONG), timeout_s=1.0))
+    error = await failure(real.client.generate(ask("hello", sampling=LONG), timeout_s=2.0))
     assert error.code() == grpc.StatusCode.DEADLINE_EXCEEDED
     receipt = next(detail for detail in read_details(error) if isinstance(detail, inference_pb2.FailureReceipt))
     assert receipt.usage.output_tokens > 0
-    assert receipt.timings.total.ToTimedelta().total_seconds() == pytest.approx(0.95, abs=0.1)
+    assert receipt.timings.total.ToTimedelta().total_seconds() == pytest.approx(1.8, abs=0.15)  # the margin is a tenth
     await real.observer.until_empty()
 
 
@@ -124,7 +124,7 @@ async def test_high_starts_before_low_that_came_earlier_and_the_backlog_stays_ou
 
 async def test_a_request_whose_deadline_passes_in_the_queue_never_reaches_the_engine(real: RealHouse) -> None:
     filling = [await started(real, ask("fill", sampling={**LONG, "n": 16})) for _ in range(MAX_SEQUENCES // 16)]
-    error = await failure(real.client.generate(ask("late"), timeout_s=0.5))
+    error = await failure(real.client.generate(ask("late"), timeout_s=3.0))
     assert error.code() == grpc.StatusCode.DEADLINE_EXCEEDED
     assert "all of it in the queue" in (error.details() or "")
     assert all(load.running <= MAX_SEQUENCES and load.waiting == 0 for load in real.observer.loads[-5:])
