@@ -3,7 +3,7 @@
 from threading import Thread
 from wsgiref.simple_server import WSGIServer
 
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector, start_http_server
 
 from common.address import BindError, parse_address
 
@@ -28,6 +28,14 @@ class MetricsEndpoint:
             self._server.server_close()
             self._thread.join()
             self._server = self._thread = None
+
+
+def process_registry() -> CollectorRegistry:
+    """Make a registry that holds the usual figures of a Python process: CPU, memory, descriptors, collections."""
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    GCCollector(registry)
+    return registry
 
 
 def serve_metrics(address: str, registry: CollectorRegistry) -> MetricsEndpoint:

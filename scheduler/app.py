@@ -10,6 +10,7 @@ from typing import NoReturn, Self
 import structlog
 
 from common.address import warn_of_exposure
+from common.collector import settle
 from common.grpc_server import add_health, add_reflection, bind, make_server
 from common.metrics_endpoint import serve_metrics
 from common.server_tls import server_credentials
@@ -149,6 +150,7 @@ async def run(settings: SchedulerSettings) -> NoReturn:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
+        settle()
         await stop.wait()
         await app.drain()
         sys.stdout.flush()

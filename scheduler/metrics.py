@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import Counter, Histogram
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from common.metrics_endpoint import process_registry
 from scheduler.circuit import Circuits
 from scheduler.core.scheduler import Scheduler
 from scheduler.receipt import Receipt
@@ -18,7 +19,7 @@ class SchedulerMetrics:
     """Requests, times and tokens by service class, and the state of queue and workers at each scrape."""
 
     def __init__(self, core: Scheduler, circuits: Circuits) -> None:
-        self.registry = CollectorRegistry()
+        self.registry = process_registry()
         self._requests = Counter(
             "sluice_requests", "Requests that ended, by outcome.", ["service_class", "outcome"], registry=self.registry
         )

@@ -9,6 +9,7 @@ from typing import Self
 import structlog
 
 from common.address import warn_of_exposure
+from common.collector import settle
 from common.grpc_server import UNLIMITED, add_health, add_reflection, bind, make_server
 from common.metrics_endpoint import serve_metrics
 from common.server_tls import server_credentials
@@ -123,6 +124,7 @@ async def run(settings: WorkerSettings) -> int:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
         app.died.add_done_callback(lambda _: stop.set())
+        settle()
         await stop.wait()
         if app.died.done():
             log.error("worker stops", reason=app.died.result())

@@ -1,7 +1,8 @@
 """What a worker tells Prometheus."""
 
-from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client import Counter, Gauge
 
+from common.metrics_endpoint import process_registry
 from sluice.worker.v1 import worker_pb2
 
 
@@ -9,7 +10,7 @@ class WorkerMetrics:
     """The engine's load as gauges and counters, in a registry of their own."""
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
+        self.registry = process_registry()
         self._running = Gauge(
             "sluice_engine_running_requests", "Requests in the engine's batch.", registry=self.registry
         )
