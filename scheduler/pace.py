@@ -3,12 +3,12 @@
 import time
 from collections.abc import Callable
 
-PERIOD_S = 0.05
-BUSY, CALM = 0.8, 0.6  # shares of the time that the loop's thread runs or wants to
-STEP = 1.5
-SHORTEST_GAP_S, LONGEST_GAP_S = 0.005, 0.1
+PERIOD_S = 0.2
+BUSY, FULL = 0.85, 0.95  # shares of the time that the loop's thread runs or wants to
+FULL_PERIODS = 4  # in a row, after which the longest gap is taken
+GAPS_S = (0.0, 0.02, 0.04, 0.08, 0.12)  # the last two: two and three tokens to a message at 25 a second
+CROWD = 1_024  # requests from which on gaps grow with their number, as their messages together would
 LEAST_MESSAGES_PER_S = 1_000  # all requests together: so few cost little however busy the loop is
-MOST_MESSAGES_PER_S = 10_000  # of a busy loop; beyond, gaps grow longer than the longest
 UPDATE_GAPS = 20  # a place in the queue is worth less than a token
 
 
@@ -16,7 +16,8 @@ class Pace:
     """The least time between two messages of one request: none while the loop has time, more the longer it has none.
 
     A gRPC message costs 25-50 us of CPU whatever its size, ten times what a token costs, so a busy loop is relieved by
-    fewer and fuller messages. It is measured twenty times a second while messages are sent.
+    fewer and fuller messages. It is measured five times a second while messages are sent; two measurements must agree,
+    since a shared machine makes single ones wrong. The longest gap is for a loop that stays full at the one below.
 
     Args:
         busy_s: Tells the seconds so far that the loop's thread has been running or waiting for a CPU.
@@ -29,7 +30,9 @@ class Pace:
     def __init__(self, busy_s: Callable[[], float] | None = None) -> None:
         self.requests = 0
         self._busy_s = busy_s or thread_busy_s
-        self._gap_s = 0.0
+        self._step = 0  # of GAPS_S
+        self._share = 0.0
+        self._full_periods = 0
         self._measured_s = time.monotonic()
         self._busy_then_s = self._busy_s()
 
@@ -37,7 +40,8 @@ class Pace:
         """Return the time that has to pass after a request's message before its next one, in seconds."""
         if now_s - self._measured_s >= PERIOD_S:
             self._measure(now_s)
-        return min(self._gap_s, self.requests / LEAST_MESSAGES_PER_S)
+        gap_s = GAPS_S[self._step] * max(1.0, self.requests / CROWD)
+        return min(gap_s, self.requests / LEAST_MESSAGES_PER_S)
 
     def update_gap_s(self) -> float:
         """Return the least time between two queue updates of a request, in seconds."""
@@ -46,14 +50,20 @@ class Pace:
     def _measure(self, now_s: float) -> None:
         passed_s, busy_s = now_s - self._measured_s, self._busy_s()
         share = (busy_s - self._busy_then_s) / passed_s
-        self._measured_s, self._busy_then_s = now_s, busy_s
-        if share > BUSY:
-            longest_s = max(LONGEST_GAP_S, self.requests / MOST_MESSAGES_PER_S)
-            self._gap_s = min(max(self._gap_s * STEP, SHORTEST_GAP_S), longest_s)
-        elif share < CALM:
-            self._gap_s *= STEP ** -min(passed_s / PERIOD_S, 100)
-            if self._gap_s < SHORTEST_GAP_S:
-                self._gap_s = 0.0
+        before = self._share if passed_s < 2 * PERIOD_S else share
+        self._measured_s, self._busy_then_s, self._share = now_s, busy_s, share
+        self._full_periods = self._full_periods + 1 if share > FULL else 0
+        if min(share, before) > BUSY:
+            top = len(GAPS_S) - (1 if self._full_periods >= FULL_PERIODS else 2)
+            self._step = max(self._step, min(self._step + 1, top))
+        for _ in range(round(passed_s / PERIOD_S)):
+            if self._step and max(share, before) * self._growth_below() < BUSY:
+                self._step -= 1
+
+    def _growth_below(self) -> float:
+        """Return by what a gap one step shorter multiplies the loop's load, if all of it is sending messages."""
+        shorter_s, gap_s = GAPS_S[self._step - 1 : self._step + 1]
+        return gap_s / shorter_s if shorter_s else 2.0
 
 
 def thread_busy_s() -> float:

@@ -1,5 +1,6 @@
 import asyncio
 from collections.abc import AsyncIterator
+from itertools import pairwise
 
 import pytest
 
@@ -95,33 +96,61 @@ async def test_a_reader_that_takes_nothing_ends_its_own_request_once_much_is_hel
         await anext(filled.responses())
 
 
-async def test_a_stream_sends_by_the_pace_and_what_is_urgent_at_once() -> None:
-    pace, woken = FixedPace(), list[float]()
-    loop = asyncio.get_running_loop()
+class Sender:
+    """An outgoing that counts how often it was woken, and sends at once."""
+
+    def __init__(self, outlet: StreamOutlet) -> None:
+        self._outlet = outlet
+        self.woken = 0
+
+    def wake(self) -> None:
+        self.woken += 1
+        self._outlet.sending()
+        self._outlet.sent()
+
+    def take(self, new_chunk: object) -> list[inference_pb2.Chunk]:
+        return []
+
+
+@pytest.mark.parametrize(
+    ("gap_s", "steps"),
+    [(0.0, 1), (0.03, 1), (0.05, 1), (0.07, 2), (0.08, 2), (0.09, 2), (0.12, 3)],
+)
+async def test_a_stream_sends_with_the_step_nearest_to_its_time(
+    monkeypatch: pytest.MonkeyPatch, gap_s: float, steps: int
+) -> None:
+    clock, step_s, pace = [100.0], 0.04, FixedPace()
+    monkeypatch.setattr("scheduler.outlet.time.monotonic", lambda: clock[0])
+    pace.fixed_s = gap_s
     outlet = StreamOutlet(pace)
+    sender = Sender(outlet)
+    sent = []
+    for step in range(40):
+        before = sender.woken
+        outlet.offer(sender, urgent=step == 0)
+        if sender.woken > before:
+            sent.append(step)
+        clock[0] += step_s * (1.2 if step % 8 == 5 else 1)  # that one is late changes nothing
+    assert [later - earlier for earlier, later in pairwise(sent[5:])] == [steps] * (len(sent) - 6)
+    assert sent[-1] > 30
+    outlet.close()
 
-    class Sender:
-        def wake(self) -> None:
-            woken.append(loop.time())
 
-        def take(self, new_chunk: object) -> list[inference_pb2.Chunk]:
-            return []
-
-    outlet.sending()
-    outlet.sent()
-    outlet.offer(Sender(), urgent=False)
-    assert len(woken) == 1
-    pace.fixed_s = 0.05
-    outlet.sent()
-    sent_s = loop.time()
-    for _ in range(3):
-        outlet.offer(Sender(), urgent=False)
-    assert len(woken) == 1
-    outlet.offer(Sender(), urgent=True)
-    assert len(woken) == 2
-    while len(woken) < 3:
-        await asyncio.sleep(0.001)
-    assert woken[2] - sent_s >= 0.045
+async def test_what_waits_is_sent_where_no_step_comes_and_with_what_is_urgent() -> None:
+    pace, loop = FixedPace(), asyncio.get_running_loop()
+    pace.fixed_s = 0.2
+    outlet = StreamOutlet(pace)
+    sender = Sender(outlet)
+    for number in range(2):
+        outlet.offer(sender, urgent=True)
+        sent_s = loop.time()
+        await asyncio.sleep(0.02)
+        outlet.offer(sender, urgent=False)
+        assert sender.woken == 2 * number + 1
+        async with asyncio.timeout(5):
+            while sender.woken < 2 * number + 2:
+                await asyncio.sleep(0.001)
+        assert loop.time() - sent_s >= 0.2
     outlet.close()
 
 
