@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 
 PERIOD_S = 0.2
-BUSY, FULL = 0.85, 0.95  # shares of the time that the loop's thread runs or wants to
+CALM, BUSY, FULL = 0.42, 0.85, 0.95  # shares of the time that the loop's thread runs or wants to
 FULL_PERIODS = 4  # in a row, after which the longest gap is taken
 GAPS_S = (0.0, 0.02, 0.04, 0.08, 0.12)  # the last two: two and three tokens to a message at 25 a second
 CROWD = 1_024  # requests from which on gaps grow with their number, as their messages together would
@@ -56,14 +56,8 @@ class Pace:
         if min(share, before) > BUSY:
             top = len(GAPS_S) - (1 if self._full_periods >= FULL_PERIODS else 2)
             self._step = max(self._step, min(self._step + 1, top))
-        for _ in range(round(passed_s / PERIOD_S)):
-            if self._step and max(share, before) * self._growth_below() < BUSY:
-                self._step -= 1
-
-    def _growth_below(self) -> float:
-        """Return by what a gap one step shorter multiplies the loop's load, if all of it is sending messages."""
-        shorter_s, gap_s = GAPS_S[self._step - 1 : self._step + 1]
-        return gap_s / shorter_s if shorter_s else 2.0
+        elif max(share, before) < CALM:  # so that with twice the messages it is not busy
+            self._step = max(0, self._step - round(passed_s / PERIOD_S))
 
 
 def thread_busy_s() -> float:

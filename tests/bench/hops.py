@@ -3,7 +3,8 @@
     python -m tests.bench.hops [--streams N ...] [--arms NAME ...] [--seconds S] [--json FILE] [--plot FILE]
 
 Scheduler, worker (the simulated engine) and clients are processes of their own, new for each row. Two measurements for
-each way to call and each number of streams:
+each way to call and each number of streams (GenerateByHand is Generate by a client that takes a fifth of grpc.aio's
+time, so that a machine of few cores measures Sluice and not its clients):
 
 - *full speed*: the engine makes tokens as fast as it can, in a closed loop. Tokens per second by the server's count;
   CPU microseconds per token of each process, with all it takes to begin and end requests. The engine in the worker is
@@ -22,14 +23,17 @@ from pathlib import Path
 from typing import Any
 
 from common.simulated_batch import H200
-from tests.bench import callers
+from tests.bench import callers, callers_frames
 from tests.bench.clients import Clients
 from tests.bench.cost import cpu_s, resident_bytes
 from tests.bench.load import Load, Seen
 from tests.bench.report import Panel, draw, percentile, save, say, table
 from tests.processes import Sluice
 
-ARMS = {name: f"{callers.__name__}:{name}" for name in callers.SLUICE}
+ARMS = {
+    **{name: f"{callers.__name__}:{name}" for name in callers.SLUICE},
+    "GenerateByHand": f"{callers_frames.__name__}:GenerateByHand",
+}
 STREAMS = (1, 64, 256, 1024, 4096)
 PROMPT_TOKENS = 16
 PACE_TOKENS_PER_S, PACED_TOKENS_PER_S = 25.0, 25_600.0

@@ -44,14 +44,18 @@ def test_one_measurement_alone_changes_nothing() -> None:
         assert loop.run(PERIOD_S, share=0.1) == loop.run(PERIOD_S, share=0.7) == gap_s
 
 
-def test_the_longest_gap_is_for_a_loop_that_stays_full_and_no_longer_than_it_would_be_again() -> None:
+def test_the_longest_gap_is_for_a_loop_that_stays_full() -> None:
     loop = Loop(requests=500)
     loop.run(2, share=0.9)
     assert loop.run(3 * PERIOD_S, share=1.0) == GAPS_S[-2]
     assert loop.run(PERIOD_S, share=1.0) == GAPS_S[-1]
-    assert loop.run(2, share=0.6) == GAPS_S[-1]  # 0.9 at the gap below
-    assert loop.run(2, share=0.5) == GAPS_S[-2]  # 0.75, and at most 1.0 at the next one
-    assert loop.run(2, share=0.4) == 0
+
+
+def test_messages_become_more_once_twice_of_them_would_not_make_the_loop_busy() -> None:
+    loop = Loop(requests=500)
+    loop.run(5, share=1.0)
+    assert loop.run(5, share=0.5) == GAPS_S[-1]
+    assert loop.run(2 * PERIOD_S, share=0.4) == GAPS_S[-2]
 
 
 def test_a_second_of_calm_is_enough_whether_messages_are_sent_meanwhile_or_not() -> None:
