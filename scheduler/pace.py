@@ -3,9 +3,9 @@
 import time
 from collections.abc import Callable
 
-PERIOD_S = 0.2
+PERIOD_S = 0.1
 CALM, BUSY, FULL = 0.42, 0.85, 0.95  # shares of the time that the loop's thread runs or wants to
-FULL_PERIODS = 4  # in a row, after which the longest gap is taken
+FULL_PERIODS = 8  # in a row, after which the longest gap is taken
 GAPS_S = (0.0, 0.02, 0.04, 0.08, 0.12)  # the last two: two and three tokens to a message at 25 a second
 CROWD = 1_024  # requests from which on gaps grow with their number, as their messages together would
 LEAST_MESSAGES_PER_S = 1_000  # all requests together: so few cost little however busy the loop is
@@ -16,7 +16,7 @@ class Pace:
     """The least time between two messages of one request: none while the loop has time, more the longer it has none.
 
     A gRPC message costs 25-50 us of CPU whatever its size, ten times what a token costs, so a busy loop is relieved by
-    fewer and fuller messages. It is measured five times a second while messages are sent; two measurements must agree,
+    fewer and fuller messages. It is measured ten times a second while messages are sent; two measurements must agree,
     since a shared machine makes single ones wrong. The longest gap is for a loop that stays full at the one below.
 
     Args:
