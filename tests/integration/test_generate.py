@@ -83,7 +83,7 @@ async def test_while_the_loop_is_busy_chunks_hold_several_tokens_and_nothing_is_
 ) -> None:
     monkeypatch.setattr("scheduler.pace.thread_busy_s", time.monotonic)
     async with house(worker={"simulated": {"speed": 4.0}}, scheduler={"policy": "fcfs"}) as built:
-        request = ask("hi", sampling={"max_tokens": 100, "ignore_eos": True})
+        request = ask("hi", sampling={"max_tokens": 400, "ignore_eos": True})
         messages = 0
 
         async def count() -> int:
@@ -94,8 +94,8 @@ async def test_while_the_loop_is_busy_chunks_hold_several_tokens_and_nothing_is_
                 tokens += len(response.chunk.token_ids)
             return tokens
 
-        assert await asyncio.gather(*(count() for _ in range(64))) == [100] * 64
-        assert messages < 64 * 100 / 2
+        assert await asyncio.gather(*(count() for _ in range(64))) == [400] * 64
+        assert messages < 64 * 400 / 2
 
 
 async def test_tokens_are_counted_as_generate_counts_them(running: House) -> None:
