@@ -4,6 +4,7 @@ import asyncio
 from pathlib import Path
 
 from common.client import Client, ask
+from common.collector import settle
 from sluice.v1 import inference_pb2
 from tests.faults.callers import GenerateCaller
 from tests.faults.history import History
@@ -59,10 +60,14 @@ async def test_a_killed_real_workers_answers_go_on_elsewhere_word_for_word(demo_
                 asyncio.create_task(observer.watch(f"127.0.0.1:{port}"))
                 for observer, port in zip(observers, sluice.worker_ports, strict=True)
             ]
+            settle()  # A collection of all that pytest holds would take longer than the answers.
             histories = [History() for _ in ASKED * TIMES]
             asking = asyncio.create_task(answers(client, histories))
             async with asyncio.timeout(TIMEOUT_S):
-                while sum(bool(history.said) for history in histories) < len(ASKED):
+                while (
+                    sum(bool(history.said) for history in histories) < len(ASKED)
+                    or max(observer.load.running for observer in observers) < 2
+                ):
                     await asyncio.sleep(0)
             # Questions begin alike, so one worker may have them all: where its prefix cache knows their beginning.
             running = [observer.load.running for observer in observers]
