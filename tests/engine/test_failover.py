@@ -14,7 +14,7 @@ from tests.processes import START_S, Sluice
 from worker.demo_model import QUESTIONS
 
 ASKED = [question for question, _ in QUESTIONS[:16]]
-TIMES = 4  # each of them, so that there is still much to say when the client has heard and done something
+TIMES = 12  # each of them, so that there is still much to say when the client has heard and done something
 TIMEOUT_S = 120.0
 GREEDY = {"temperature": 0.0, "repetition_penalty": 1.0, "max_tokens": 96}
 
@@ -48,7 +48,7 @@ async def answers(client: Client, histories: list[History]) -> None:
 
 
 async def test_a_killed_real_workers_answers_go_on_elsewhere_word_for_word(demo_model: Path) -> None:
-    sluice = Sluice(engine="vllm", model=str(demo_model), workers=2)
+    sluice = Sluice(engine="vllm", model=str(demo_model), workers=2, scheduler_arguments=["--policy", "fcfs"])
     try:
         await asyncio.to_thread(sluice.__enter__)
         async with Client(sluice.address) as client:
