@@ -9,8 +9,8 @@ _YOUNG_OBJECTS: Final = 20_000
 def settle() -> None:
     """Leave what lives now out of all later collections, and let these come seldom; to be called when set up.
 
-    A collection stops the process. One of everything takes about 0.1 s per 100,000 objects, as many as the imports
-    leave, and under load there would be one a second, in which no stream gets its tokens.
+    A collection stops the process, and so every stream, the longer the more objects there are: most are what imports
+    and set-up leave. A step's outputs alone would begin one of the youngest.
     """
     gc.collect()
     gc.freeze()

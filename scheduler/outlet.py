@@ -45,7 +45,7 @@ class StreamOutlet:
 
     Outputs come with the engine's steps, so that messages leave with one of them: the one nearest to the time that the
     pace sets. Between two steps a message would bring what the step before brought, late. Only where the next step does
-    not come either is what waits sent without it.
+    not come is what waits sent without it.
 
     Whoever sends says so. A message counts as taken when gRPC lets the sender go on, which it does until the client's
     window and some 64 KiB here are full.

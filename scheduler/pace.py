@@ -30,7 +30,7 @@ class Pace:
     def __init__(self, busy_s: Callable[[], float] | None = None) -> None:
         self.requests = 0
         self._busy_s = busy_s or thread_busy_s
-        self._step = 0  # of GAPS_S
+        self._rung = 0  # of GAPS_S
         self._share = 0.0
         self._full_periods = 0
         self._measured_s = time.monotonic()
@@ -40,7 +40,7 @@ class Pace:
         """Return the time that has to pass after a request's message before its next one, in seconds."""
         if now_s - self._measured_s >= PERIOD_S:
             self._measure(now_s)
-        gap_s = GAPS_S[self._step] * max(1.0, self.requests / CROWD)
+        gap_s = GAPS_S[self._rung] * max(1.0, self.requests / CROWD)
         return min(gap_s, self.requests / LEAST_MESSAGES_PER_S)
 
     def update_gap_s(self) -> float:
@@ -55,9 +55,10 @@ class Pace:
         self._full_periods = self._full_periods + 1 if share > FULL else 0
         if min(share, before) > BUSY:
             top = len(GAPS_S) - (1 if self._full_periods >= FULL_PERIODS else 2)
-            self._step = max(self._step, min(self._step + 1, top))
+            if self._rung < top:
+                self._rung += 1
         elif max(share, before) < CALM:  # so that with twice the messages it is not busy
-            self._step = max(0, self._step - round(passed_s / PERIOD_S))
+            self._rung = max(0, self._rung - round(passed_s / PERIOD_S))
 
 
 def thread_busy_s() -> float:

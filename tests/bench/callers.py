@@ -3,12 +3,20 @@
 from typing import Self
 
 from common.client import Client, ask
+from sluice.v1 import inference_pb2
 from tests.bench.load import SAMPLING, Heard
 
 SERVE_ALL = ("--policy", "fcfs", "--max-queued-requests", "10000")
 """The scheduler's options by which nothing is refused: peers refuse nothing either."""
 
 TIMEOUT_S, SESSION_TIMEOUT_S = 600.0, 3_600.0
+
+
+def count(response: inference_pb2.GenerateResponse, heard: Heard) -> int:
+    """Tell of a message's tokens; return how many the whole answer has, by its receipt, which is the last message."""
+    if response.HasField("chunk"):
+        heard(len(response.chunk.token_ids))
+    return response.finished.usage.output_tokens
 
 
 class Generate:
@@ -30,10 +38,7 @@ class Generate:
         request = ask(token_ids=prompt, sampling={**SAMPLING, "max_tokens": tokens})
         counted = 0
         async for response in self._client.stream(request, timeout_s=TIMEOUT_S):
-            if response.HasField("chunk"):
-                heard(len(response.chunk.token_ids))
-            elif response.HasField("finished"):
-                counted = response.finished.usage.output_tokens
+            counted = count(response, heard)
         return counted
 
 
@@ -58,10 +63,7 @@ class GenerateSession:
         request = ask(token_ids=prompt, sampling={**SAMPLING, "max_tokens": tokens})
         counted = 0
         async for response in self._session.generate(request, timeout_s=TIMEOUT_S):
-            if response.HasField("chunk"):
-                heard(len(response.chunk.token_ids))
-            elif response.HasField("finished"):
-                counted = response.finished.usage.output_tokens
+            counted = count(response, heard)
         return counted
 
 

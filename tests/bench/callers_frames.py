@@ -10,6 +10,7 @@ from typing import Self, cast
 
 from common.client import ask
 from sluice.v1 import inference_pb2
+from tests.bench.callers import count
 from tests.bench.load import SAMPLING, Heard
 from tests.fuzz.http2 import (
     DATA,
@@ -74,10 +75,7 @@ class _Answer:
             if end > len(data):
                 break
             response = inference_pb2.GenerateResponse.FromString(data[at + _PREFIX.size : end])
-            if response.HasField("chunk"):
-                self.heard(len(response.chunk.token_ids))
-            elif response.HasField("finished"):
-                self.counted = response.finished.usage.output_tokens
+            self.counted = count(response, self.heard)
             at = end
         self.rest = data[at:]
 
@@ -101,11 +99,11 @@ class Connection(asyncio.Protocol):
 
     async def ask(self, request: bytes, heard: Heard) -> int:
         """Return the number of tokens that the receipt counts."""
-        data = message(request)
-        while self._window < len(data):
+        size = _PREFIX.size + len(request)
+        while self._window < size:
             self._grown.clear()
             await self._grown.wait()
-        self._window -= len(data)
+        self._window -= size
         number, self._next_stream = self._next_stream, self._next_stream + 2
         answer = self._answers[number] = _Answer(heard)
         self.transport.write(call(PATH, stream=number) + message(request, stream=number))
