@@ -1,12 +1,11 @@
 """Where the processes of ``sluice up`` listen."""
 
-import socket
 from contextlib import ExitStack
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Self
 
-from common.address import BindError, parse_address
+from common.address import parse_address
+from common.held_port import HeldPort
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +38,12 @@ class LaunchAddresses:
             ValueError: The scheduler's is no address.
 
         """
+        parse_address(scheduler)
         worker_addresses = _numbered(first_worker_port, workers)
         own = [scheduler, *_numbered(admin_port, 1)]
         wanted = [*own, *worker_addresses, *_numbered(first_metrics_port, 1 + workers)]
         with ExitStack() as probes:
-            found = [probes.enter_context(_Probe(address)).address for address in wanted]
+            found = [probes.enter_context(HeldPort(address)).address for address in wanted]
         scheduler, admin, *others = found
         return cls(scheduler, admin, others[workers], others[:workers], others[workers + 1 :])
 
@@ -52,35 +52,6 @@ class LaunchAddresses:
         """The scheduler's address for clients on this machine."""
         host, port = parse_address(self.scheduler)
         return f"127.0.0.1:{port}" if host in ("0.0.0.0", "::") else self.scheduler
-
-
-class _Probe:
-    """Listens on an address until left, so that no other probe finds the same port.
-
-    Attributes:
-        address: The address, with the port that it turned out to be.
-
-    """
-
-    def __init__(self, address: str) -> None:
-        host, port = parse_address(address)
-        self._socket = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            self._socket.bind((host, port))
-            self._socket.listen()
-        except OSError as error:
-            self._socket.close()
-            raise BindError(address, (error.strerror or str(error)).lower()) from None
-        self.address = f"{address.rpartition(':')[0]}:{self._socket.getsockname()[1]}"
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._socket.close()
 
 
 def _numbered(first_port: int, count: int) -> list[str]:

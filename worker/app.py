@@ -1,8 +1,12 @@
 """The worker process: one engine behind one gRPC server."""
 
 import asyncio
+import os
 import signal
+import sys
 import uuid
+from collections.abc import Callable
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Self
 
@@ -11,6 +15,8 @@ import structlog
 from common.address import warn_of_exposure
 from common.collector import settle
 from common.grpc_server import UNLIMITED, add_health, add_reflection, bind, make_server
+from common.guardian import Guardian
+from common.held_port import HeldPort
 from common.metrics_endpoint import serve_metrics
 from common.server_tls import server_credentials
 from sluice.worker.v1 import worker_pb2, worker_pb2_grpc
@@ -20,6 +26,7 @@ from worker.metrics import WorkerMetrics
 from worker.schedulers import Schedulers
 from worker.servicer import WorkerServicer
 
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
 SERVICE = "sluice.worker.v1.WorkerService"
 DRAIN_POLL_S = 0.05
 LAST_WORDS_S = 1.0
@@ -30,7 +37,8 @@ log = structlog.get_logger("worker")
 class WorkerApp:
     """A running worker, as an asynchronous context manager.
 
-    The engine starts first, and the port opens when it is ready: whoever can connect can submit.
+    The ports are taken first, or somebody else may have them when the engine is ready; nobody is answered before that:
+    whoever is answered can submit.
 
     Attributes:
         port: The port that the gRPC server listens on.
@@ -38,26 +46,32 @@ class WorkerApp:
 
     """
 
-    def __init__(self, settings: WorkerSettings, engine: Engine) -> None:
+    def __init__(self, settings: WorkerSettings, make: Callable[[WorkerSettings], Engine]) -> None:
+        """Serve the engine that ``make`` makes of the settings, once the ports are taken: vLLM takes long to import."""
         self._settings = settings
-        self._engine = engine
+        self._make = make
         self.port = 0
         self.died: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     async def __aenter__(self) -> Self:
-        credentials = server_credentials(self._settings.tls)  # first: an engine takes a minute to start
+        credentials = server_credentials(self._settings.tls)
         self._metrics = WorkerMetrics()
-        description = await self._engine.start(on_load=self._on_load, on_death=self._on_death)
+        listen, metrics_listen = self._settings.listen, self._settings.metrics_listen
+        with ExitStack() as held:
+            listen, *metrics = [held.enter_context(HeldPort(each)).address for each in (listen, metrics_listen) if each]
+            self._engine = self._make(self._settings)
+            description = await self._engine.start(on_load=self._on_load, on_death=self._on_death)
+        # Only now: an engine may fork, which gRPC's threads and sockets are not made for.
+        self._server = make_server(self._settings.server, receive_limit_bytes=UNLIMITED)
+        self.port = bind(self._server, listen, credentials)
+        self._endpoint = serve_metrics("".join(metrics), self._metrics.registry)
         worker_id = f"worker-{uuid.uuid4().hex[:8]}"
         schedulers = Schedulers(self._settings.scheduler_token_sha256, self._settings.scheduler_certificate)
         self._servicer = WorkerServicer(self._engine, description, worker_id, schedulers)
-        self._server = make_server(self._settings.server, receive_limit_bytes=UNLIMITED)
         worker_pb2_grpc.add_WorkerServiceServicer_to_server(self._servicer, self._server)
         self._health = add_health(self._server, [SERVICE])
         if self._settings.server.reflection:
             add_reflection(self._server, [SERVICE])
-        self.port = bind(self._server, self._settings.listen, credentials)
-        self._endpoint = serve_metrics(self._settings.metrics_listen, self._metrics.registry)
         await self._server.start()
         self._health.set_ready(SERVICE, ready=True)
         encrypted, has_token = credentials is not None, bool(self._settings.scheduler_token_sha256)
@@ -118,10 +132,29 @@ def make_engine(settings: WorkerSettings) -> Engine:
 
 async def run(settings: WorkerSettings) -> int:
     """Serve until a signal or the engine's death; return the process's exit status."""
+    with Guardian() as guardian:
+        _end_at_signals(guardian)
+        return await _serve(settings)
+
+
+def _end_at_signals(guardian: Guardian) -> None:
+    """Let signals end the process at once, and what it has started: an engine that starts blocks the event loop."""
+
+    def end(number: int, _: object) -> None:
+        guardian.end_all()
+        sys.stderr.write(f"sluice-worker: {signal.Signals(number).name} while the engine started\n")
+        sys.stderr.flush()
+        os._exit(128 + number)  # nothing of what is interrupted may catch this
+
+    for number in SIGNALS:
+        signal.signal(number, end)
+
+
+async def _serve(settings: WorkerSettings) -> int:
     stop = asyncio.Event()
-    async with WorkerApp(settings, make_engine(settings)) as app:
+    async with WorkerApp(settings, make_engine) as app:
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in SIGNALS:
             loop.add_signal_handler(number, stop.set)
         app.died.add_done_callback(lambda _: stop.set())
         settle()

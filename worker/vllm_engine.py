@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from copy import copy
 from itertools import count
-from multiprocessing import active_children
 
 import structlog
 from vllm.inputs import tokens_input
@@ -27,7 +26,6 @@ from sluice.worker.v1 import worker_pb2
 from worker.config import WorkerSettings
 from worker.detokenizer import Detokenizer
 from worker.engine import Emit, EngineDescription, EngineStartError
-from worker.orphans import Guardian
 from worker.vllm_arguments import engine_args
 from worker.vllm_description import describe, load_tokenizer
 from worker.vllm_load import EngineLoad
@@ -65,7 +63,6 @@ class VllmEngine:
             self._inputs = InputProcessor(config)
             self._core = EngineCoreClient.make_async_mp_client(config, Executor.get_class(config), log_stats=True)
             self._dies_of_top_k = current_platform.is_cpu() and config.speculative_config is not None
-            self._guardian = Guardian(child.pid for child in active_children() if child.pid)
             self._supported_tasks = await self._core.get_supported_tasks_async()
         except (ValueError, RuntimeError, OSError, TypeError, EngineDeadError) as error:
             raise EngineStartError(f"vLLM could not start {self._settings.model!r}: {error}") from error
@@ -109,7 +106,6 @@ class VllmEngine:
         """Stop the engine's processes."""
         for task in self._tasks:
             task.cancel()
-        self._guardian.dismiss()
         self._core.shutdown()
         self._inputs.renderer.shutdown()
 

@@ -12,7 +12,7 @@ from common.client import Client
 from scheduler.app import SchedulerApp
 from scheduler.config import SchedulerSettings
 from sluice.v1 import inference_pb2
-from tests.integration.house import WatchedEngine
+from tests.integration.house import WatchedEngine, made
 from tests.integration.stream import reason
 from tests.processes import Process
 from worker.app import WorkerApp
@@ -35,7 +35,7 @@ async def lone_scheduler(*addresses: str, **settings: Any) -> AsyncIterator[Sche
 async def lone_worker(**settings: Any) -> AsyncIterator[tuple[WorkerApp, WatchedEngine]]:
     given = WorkerSettings.model_validate({"engine": "simulated", **QUIET, **settings})
     engine = WatchedEngine(given)
-    async with WorkerApp(given, engine) as app:
+    async with WorkerApp(given, made(engine)) as app:
         yield app, engine
 
 

@@ -15,7 +15,7 @@ from scheduler.config import SchedulerSettings
 from sluice.worker.v1 import worker_pb2
 from worker.app import WorkerApp
 from worker.config import WorkerSettings
-from worker.engine import Emit, EngineDescription
+from worker.engine import Emit, Engine, EngineDescription
 from worker.simulated_engine import SimulatedEngine, options_from
 
 WAIT_S = 20.0
@@ -72,6 +72,11 @@ class WatchedEngine(SimulatedEngine):
         return self.load.running == self.load.waiting == 0 and self.load.kv_cache_usage == 0
 
 
+def made(engine: Engine) -> Callable[[WorkerSettings], Engine]:
+    """Return what makes this engine, which is there already."""
+    return lambda _: engine
+
+
 class House:
     """The running pieces: apps, engines, and a client."""
 
@@ -114,7 +119,7 @@ async def house(
         for each in own:
             settings = WorkerSettings.model_validate({"engine": "simulated", **quiet, **(worker or {}), **each})
             engine = WatchedEngine(settings)
-            apps.append(await stack.enter_async_context(WorkerApp(settings, engine)))
+            apps.append(await stack.enter_async_context(WorkerApp(settings, made(engine))))
             engines.append(engine)
         addresses = [f"127.0.0.1:{app.port}" for app in apps]
         scheduler_settings = SchedulerSettings.model_validate(

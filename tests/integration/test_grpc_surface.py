@@ -62,12 +62,12 @@ async def test_a_scheduler_lives_from_the_start_and_is_ready_while_it_has_a_work
         changes = aiter(stub.Watch(health_pb2.HealthCheckRequest(service=INFERENCE), timeout=WATCH_S))
         assert (await anext(changes)).status == NOT_SERVING
         assert (await status(stub, ""), await status(stub, INFERENCE)) == (SERVING, NOT_SERVING)
-        async with WorkerApp(worker, make_engine(worker)):
+        async with WorkerApp(worker, make_engine):
             assert (await anext(changes)).status == SERVING
             assert (await status(stub, ""), await status(stub, INFERENCE)) == (SERVING, SERVING)
         assert (await anext(changes)).status == NOT_SERVING
         assert (await status(stub, ""), await status(stub, INFERENCE)) == (SERVING, NOT_SERVING)
-        async with WorkerApp(worker, make_engine(worker)):
+        async with WorkerApp(worker, make_engine):
             assert (await anext(changes)).status == SERVING
 
 

@@ -17,7 +17,7 @@ from common.grpc_server import CHANNEL_OPTIONS
 from common.rich_status import read_details
 from sluice.v1 import inference_pb2
 from sluice.worker.v1 import worker_pb2
-from tests.integration.house import House, eventually, house
+from tests.integration.house import House, eventually, house, made
 from tests.integration.random_messages import anything, valid
 from worker.app import WorkerApp
 from worker.config import WorkerSettings
@@ -119,7 +119,7 @@ async def engine() -> Engine:
 async def ask_worker(engine: Engine) -> AsyncIterator[Send]:
     own = WorkerSettings.model_validate({**WORKER, "listen": "127.0.0.1:0", "metrics_listen": ""})
     async with (
-        WorkerApp(own, engine) as app,
+        WorkerApp(own, made(engine)) as app,
         grpc.aio.insecure_channel(f"127.0.0.1:{app.port}", options=CHANNEL_OPTIONS) as channel,
     ):
         yield sender(channel)
