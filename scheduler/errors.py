@@ -12,6 +12,7 @@ from google.rpc import error_details_pb2
 from common.rich_status import RichError, Violation, error_info, invalid_request
 from scheduler.core.decisions import Reject, RejectReason
 from scheduler.core.quota import Excess
+from scheduler.suspicion import Scene
 from scheduler.violations import short
 from sluice.v1 import inference_pb2
 from sluice.worker.v1 import worker_pb2
@@ -39,6 +40,7 @@ class Reason(StrEnum):
     DEADLINE_WHILE_RUNNING = "DEADLINE_WHILE_RUNNING"
     WORKER_LOST = "WORKER_LOST"
     ENGINE_FAILED = "ENGINE_FAILED"
+    SUSPECTED = "SUSPECTED"
     SLOW_READER = "SLOW_READER"
     DRAINING = "DRAINING"
     CANCELLED_BY_OPERATOR = "CANCELLED_BY_OPERATOR"
@@ -62,6 +64,8 @@ STATUS = {
     Reason.DEADLINE_WHILE_RUNNING: grpc.StatusCode.DEADLINE_EXCEEDED,
     Reason.WORKER_LOST: grpc.StatusCode.UNAVAILABLE,
     Reason.ENGINE_FAILED: grpc.StatusCode.INTERNAL,
+    # Not UNAVAILABLE or ABORTED, which clients answer by asking again.
+    Reason.SUSPECTED: grpc.StatusCode.INTERNAL,
     Reason.SLOW_READER: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Reason.DRAINING: grpc.StatusCode.UNAVAILABLE,
     Reason.CANCELLED_BY_OPERATOR: grpc.StatusCode.CANCELLED,
@@ -176,13 +180,15 @@ class WorkerLost(SluiceError):
 
     Attributes:
         refused: Whether the worker is there and has refused the request, so that it never ran.
+        scene: Who was there when it died; None where it did not, or did not have the request.
 
     """
 
-    def __init__(self, worker: str, *, why: str = "", refused: bool = False) -> None:
+    def __init__(self, worker: str, *, why: str = "", refused: bool = False, scene: Scene | None = None) -> None:
         message = f"worker {worker} was lost" + (f": {why}" if why else "")
         super().__init__(Reason.WORKER_LOST, message, metadata={"worker": worker}, retry_after_s=LOST_RETRY_S)
         self.refused = refused
+        self.scene = scene
 
     def final(self, why: str) -> "WorkerLost":
         """Return what the caller is told of a request that cannot go on elsewhere; ``why`` says what is against it."""
@@ -194,6 +200,15 @@ class EngineFailed(SluiceError):
 
     def __init__(self, worker: str, why: str) -> None:
         super().__init__(Reason.ENGINE_FAILED, f"the engine of {worker} failed: {why}", metadata={"worker": worker})
+
+
+class Suspected(SluiceError):
+    """The request may be what ended its workers, of which ``worker`` was the last, and is not given to another one."""
+
+    def __init__(self, worker: str, deaths: int) -> None:
+        workers = f"worker {worker}" if deaths == 1 else f"{deaths} workers, the last of them {worker},"
+        message = f"the request was running without a first token when {workers} died; it is not tried again"
+        super().__init__(Reason.SUSPECTED, message, metadata={"worker": worker, "deaths": str(deaths)})
 
 
 class SlowReader(SluiceError):

@@ -91,6 +91,16 @@ class Relay:
         self._error: SluiceError | None = None
         self._woken = asyncio.Event()
 
+    @property
+    def awaits_token(self) -> bool:
+        """Whether nothing has come yet from the worker that has it."""
+        return self._awaits_token
+
+    @property
+    def request(self) -> "Relay":
+        """See Receiver.request."""
+        return self
+
     def push(self, output: worker_pb2.Output, worker_id: str) -> None:
         """Take an output from a worker's session; what comes after the end is dropped."""
         if self.ended or self.lost:

@@ -89,6 +89,16 @@ class SequenceReceiver:
         """See Receiver.ended."""
         return self._relay.ended or self._relay.progress.sequences[self._index].has_ended
 
+    @property
+    def awaits_token(self) -> bool:
+        """See Receiver.awaits_token."""
+        return self._relay.awaits_token
+
+    @property
+    def request(self) -> Relay:
+        """See Receiver.request."""
+        return self._relay
+
     def push(self, output: worker_pb2.Output, worker_id: str) -> None:
         """See Receiver.push."""
         output.index = self._index

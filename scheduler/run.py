@@ -6,11 +6,12 @@ from collections.abc import AsyncIterator
 
 from scheduler.dispatcher import Lease, QueueExpiry
 from scheduler.durations import duration
-from scheduler.errors import SlowReader, SluiceError, WorkerLost
+from scheduler.errors import SlowReader, SluiceError, Suspected, WorkerLost
 from scheduler.outlet import Outlet
 from scheduler.parsing import Admission
 from scheduler.relay import Progress, Relay
 from scheduler.resumption import rest_of, submits_of, why_final
+from scheduler.suspicion import Suspicion
 from scheduler.worker_session import WorkerSession
 from sluice.v1 import inference_pb2
 
@@ -31,6 +32,7 @@ class Run:
         self._relay = Relay(
             admission.request.sequences, outlet, on_first_token=lease.first_token, on_stall=self._end_stalled
         )
+        self._suspicion = Suspicion()
         self._session: WorkerSession | None = None
         self._submitted: list[str] = []  # ids that the session knows
         self._deadline: asyncio.TimerHandle | None = None
@@ -95,9 +97,11 @@ class Run:
 
         Raises:
             WorkerLost: It cannot go on as it would have, or has moved too often.
+            Suspected: It may be what ended its workers.
 
         """
         self._detach()
+        self._suspect(lost)
         sequences = self.progress.sequences
         if not lost.refused:
             if self.progress.failovers >= self._max_failovers:
@@ -112,6 +116,14 @@ class Run:
             self._relay.expire()
         else:
             self._submit()
+
+    def _suspect(self, lost: WorkerLost) -> None:
+        if not self._relay.awaits_token:
+            self._suspicion.clear()
+        elif lost.scene is not None:
+            self._suspicion.add(lost.scene)
+        if self._suspicion.is_grave:
+            raise Suspected(lost.metadata["worker"], self._suspicion.deaths)
 
     def _submit(self) -> None:
         request = self._admission.request

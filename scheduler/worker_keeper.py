@@ -13,6 +13,7 @@ from scheduler.circuit import Circuit, CircuitState, WorkerFault
 from scheduler.dispatcher import Dispatcher
 from scheduler.prompt import TokenizerError
 from scheduler.silence import TICK_S, Silence, WorkerHangs
+from scheduler.suspicion import Death
 from scheduler.worker_dialer import WorkerDialer
 from scheduler.worker_session import WorkerSession
 from sluice.v1 import generation_pb2
@@ -96,6 +97,9 @@ class WorkerKeeper:
             self.is_connected = True
             try:
                 await self._serve(session)
+            except WorkerFault:
+                self._give_up(session, session.death)
+                raise
             finally:
                 self.is_connected = False
                 self._give_up(session)
@@ -174,13 +178,13 @@ class WorkerKeeper:
             elif silence.tick(self._dispatcher.ledger(session)):
                 limit_s, worker, stalls = round(silence.exceeded_s, 3), session.hello.worker_id, silence.is_stall
                 log.warning("worker hangs", address=self._address, worker=worker, limit_s=limit_s, engine_stalls=stalls)
-                self._give_up(session)
+                self._give_up(session, None if session.is_draining else Death.HANG)
                 patience.reschedule(asyncio.get_running_loop().time())
                 return
 
-    def _give_up(self, session: WorkerSession) -> None:
+    def _give_up(self, session: WorkerSession, death: Death | None = None) -> None:
         """Let the worker's requests go on elsewhere; in one go, or they would be placed there again."""
-        session.abandon()
+        session.abandon(death)
         self._dispatcher.retire(session)
         self._on_change()
 

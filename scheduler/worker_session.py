@@ -5,18 +5,14 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
 from scheduler.errors import SluiceError, WorkerLost
+from scheduler.suspicion import Death, Present, scene_of
 from sluice.worker.v1 import worker_pb2, worker_pb2_grpc
 
 Metadata = Sequence[tuple[str, str]]
 
 
-class Receiver(Protocol):
+class Receiver(Present, Protocol):
     """Where a request's outputs go."""
-
-    @property
-    def ended(self) -> bool:
-        """Whether it awaits nothing more."""
-        ...
 
     def push(self, output: worker_pb2.Output, worker_id: str) -> None:
         """Take an output of this worker."""
@@ -36,6 +32,7 @@ class WorkerSession:
         address: Where the worker is.
         hello: What it said first; empty until then.
         is_draining: Whether it has said that it is shutting down.
+        death: How it died, where its stream ends without that.
 
     """
 
@@ -51,6 +48,7 @@ class WorkerSession:
         self._broken = False
         self.hello = worker_pb2.Hello()
         self.is_draining = False
+        self.death = Death.STREAM
 
     @property
     def is_awaited(self) -> bool:
@@ -84,6 +82,7 @@ class WorkerSession:
             step = response.step
             for output in step.outputs:
                 if output.failure.reason == worker_pb2.FAILURE_REASON_ENGINE_DEAD:
+                    self.death = Death.ENGINE
                     raise ConnectionError(f"its engine died: {output.failure.message}")
                 receiver = receivers.get(output.request_id)
                 if receiver is not None:
@@ -110,14 +109,18 @@ class WorkerSession:
         """Deliver nothing more of a request."""
         self._receivers.pop(request_id, None)
 
-    def abandon(self) -> None:
-        """Fail every receiver; none of them hears anything that the worker may yet say."""
+    def abandon(self, death: Death | None = None) -> None:
+        """Fail every receiver; none of them hears anything that the worker may yet say.
+
+        Where it died, each of them is told who was there.
+        """
         self._broken = True
         self._ready.set()
         receivers = list(self._receivers.values())
         self._receivers.clear()
+        scene = scene_of(death, receivers) if death is not None else None
         for receiver in receivers:
-            receiver.fail(WorkerLost(self.hello.worker_id))
+            receiver.fail(WorkerLost(self.hello.worker_id, scene=scene))
 
     def close(self) -> None:
         """Abandon the stream and end it: the worker aborts what came over it. Who reads ``steps`` is cancelled."""

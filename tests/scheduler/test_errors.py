@@ -25,6 +25,7 @@ from scheduler.errors import (
     Rejected,
     SlowReader,
     SluiceError,
+    Suspected,
     Unauthenticated,
     WorkerLost,
     WorkerNotFound,
@@ -69,6 +70,7 @@ ALL = [
     (Expired("running", RECEIPT), grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE_WHILE_RUNNING", None),
     (WorkerLost("w1"), grpc.StatusCode.UNAVAILABLE, "WORKER_LOST", 1.0),
     (EngineFailed("w1", "out of memory"), grpc.StatusCode.INTERNAL, "ENGINE_FAILED", None),
+    (Suspected("w1", 2), grpc.StatusCode.INTERNAL, "SUSPECTED", None),
     (SlowReader(), grpc.StatusCode.RESOURCE_EXHAUSTED, "SLOW_READER", None),
     (Draining(), grpc.StatusCode.UNAVAILABLE, "DRAINING", 1.0),
 ]

@@ -15,8 +15,13 @@ class Recorder:
     """A receiver that puts down what it hears."""
 
     ended: bool = False
+    awaits_token: bool = True
     outputs: list[worker_pb2.Output] = field(default_factory=list)
     errors: list[SluiceError] = field(default_factory=list)
+
+    @property
+    def request(self) -> object:
+        return self
 
     def push(self, output: worker_pb2.Output, worker_id: str) -> None:
         self.outputs.append(output)
