@@ -15,6 +15,7 @@ from sluice.v1 import generation_pb2
 from sluice.worker.v1 import worker_pb2
 from worker.config import WorkerSettings
 from worker.engine import Emit, EngineDescription, EngineStartError
+from worker.model_name import folder_name
 from worker.simulated_output import SequenceOutput, Voice
 from worker.simulated_tokenizer import Vocabulary, load_tokenizer
 from worker.tokenizer_files import TokenizerFiles, describe_tokenizer, digest, read_generation_config
@@ -234,7 +235,7 @@ class SimulatedEngine:
         return EngineDescription(
             name="simulated",
             model=worker_pb2.Model(
-                name=options.served_model_name or (folder.resolve().name if folder else "simulated"),
+                name=options.served_model_name or (folder and folder_name(str(folder))) or "simulated",
                 context_tokens=self._context_tokens,
                 vocabulary_size=self._vocabulary.size,
                 tokenizer_digest=digest(files.tokenizer_json),

@@ -77,6 +77,7 @@ class SequenceOutput:
         for token_id in request.prompt_token_ids[prompt_tokens:]:
             self._context.append(token_id)
         self._end_ids = set(sampling.stop_token_ids)
+        self._own_end_id = None if sampling.ignore_eos else vocabulary.eos_id
         self._tokens = request.resumed_tokens
         choices = sampling.structured_output.choice.values
         if choices:
@@ -103,7 +104,7 @@ class SequenceOutput:
 
     def _stop_at_token(self, output: worker_pb2.Output, token_id: int) -> None:
         output.finish_reason = STOP
-        if token_id != self._vocabulary.eos_id:
+        if token_id != self._own_end_id:
             output.stop_token_id = token_id
         if self._sampling.include_stop_in_output:
             output.text = self._text.add(token_id)

@@ -2,7 +2,6 @@
 
 import os
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 from vllm import AsyncEngineArgs
@@ -13,6 +12,7 @@ from vllm.v1.executor.uniproc_executor import UniProcExecutor
 from worker.config import WorkerSettings
 from worker.engine import EngineStartError
 from worker.engine_options import Platform, engine_options
+from worker.model_name import folder_name
 
 # Has each step's outputs say what the step computed. The log that goes with it is written by a part that is not used.
 STEP_DETAILS = "enable_logging_iteration_details"
@@ -31,7 +31,7 @@ def engine_args(settings: WorkerSettings) -> AsyncEngineArgs:
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(settings.cpu_kv_cache_gib))
     values: dict[str, Any] = {
         "model": settings.model,
-        "served_model_name": settings.served_model_name or _folder_name(settings.model),
+        "served_model_name": settings.served_model_name or folder_name(settings.model),
         "tensor_parallel_size": settings.tensor_parallel_size,
         "max_model_len": settings.context_tokens,
         "max_num_seqs": settings.max_sequences,
@@ -65,8 +65,3 @@ def _platform() -> Platform:
     gpus = 0 if current_platform.is_cpu() else current_platform.device_count()
     bitsandbytes, ray = (find_spec(name) is not None for name in ("bitsandbytes", "ray"))
     return Platform(gpus, frozenset(QUANTIZATION_METHODS), bitsandbytes, ray)
-
-
-def _folder_name(model: str) -> str | None:
-    """Name a model that lies in a folder by its folder; None for one that a hub has."""
-    return Path(model).resolve().name if Path(model).is_dir() else None

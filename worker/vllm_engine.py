@@ -30,7 +30,7 @@ from worker.vllm_arguments import engine_args
 from worker.vllm_description import describe, load_tokenizer
 from worker.vllm_load import EngineLoad
 from worker.vllm_requests import VllmRequests
-from worker.vllm_sampling import UnsupportedTopK, field_at_fault, sampling_params
+from worker.vllm_sampling import UnsupportedTopK, engine_seed, field_at_fault, sampling_params
 from worker.warm_up import warm_up
 
 DEATH = "the engine died"
@@ -121,8 +121,7 @@ class VllmEngine:
             each.request_id = next(self._core_ids)
             each.sampling_params = copy(whole.sampling_params)
             each.sampling_params.n = 1
-            if params.seed is not None:
-                each.sampling_params.seed = params.seed + index
+            each.sampling_params.seed = engine_seed(request.sampling, index)
             yield each
 
     def _stop(self, core_ids: Iterable[str]) -> None:

@@ -5,6 +5,8 @@ from vllm.sampling_params import StructuredOutputsParams
 
 from sluice.v1 import generation_pb2
 
+ENGINE_SEEDS = 2**63
+
 
 class UnsupportedTopK(ValueError):
     """What vLLM's speculative decoding cannot do on a CPU: it reads beyond top_k's values (0.32), and dies of it."""
@@ -35,7 +37,7 @@ def sampling_params(sampling: generation_pb2.SamplingParams, *, resumed_tokens: 
         min_tokens=max(sampling.min_tokens - resumed_tokens, 0),
         stop_token_ids=list(sampling.stop_token_ids) or None,
         ignore_eos=sampling.ignore_eos,
-        seed=sampling.seed if sampling.HasField("seed") else None,
+        seed=engine_seed(sampling, 0),
         logprobs=sampling.logprobs if sampling.HasField("logprobs") else None,
         logit_bias=dict(sampling.logit_bias) or None,
         allowed_token_ids=list(sampling.allowed_token_ids) or None,
@@ -43,6 +45,14 @@ def sampling_params(sampling: generation_pb2.SamplingParams, *, resumed_tokens: 
         structured_outputs=_structured_outputs(sampling.structured_output),
         skip_clone=True,
     )
+
+
+def engine_seed(sampling: generation_pb2.SamplingParams, index: int) -> int | None:
+    """Return the seed of a request's sequence; None where the request has none.
+
+    vLLM takes -1 as none, and keeps seeds in 64 signed bits: the numbers that it gets stay at 0 and above.
+    """
+    return (sampling.seed + index) % ENGINE_SEEDS if sampling.HasField("seed") else None
 
 
 def _structured_outputs(wanted: generation_pb2.StructuredOutput) -> StructuredOutputsParams | None:

@@ -29,6 +29,7 @@ class Sequence:
         "_request_id",
         "_start_tokens",
         "_stop_is_text",
+        "_stop_token_ids",
         "_text",
         "_top_logprobs",
         "context_tokens",
@@ -40,6 +41,7 @@ class Sequence:
         self._detokenizer = detokenizer
         self._text = text_of(request, detokenizer)
         self._stop_is_text = request.sampling.include_stop_in_output
+        self._stop_token_ids = frozenset(request.sampling.stop_token_ids)
         self._top_logprobs = request.sampling.logprobs
         self._start_tokens = len(request.prompt_token_ids)
         self.context_tokens = 0
@@ -77,7 +79,8 @@ class Sequence:
     def _finish(self, message: worker_pb2.Output, output: EngineCoreOutput) -> None:
         message.text += self._text.flush()
         message.finish_reason = FINISH_REASONS[output.finish_reason]
-        if isinstance(output.stop_reason, int):
+        # vLLM names the second and further end tokens of a model, too.
+        if output.stop_reason in self._stop_token_ids:
             message.stop_token_id = output.stop_reason
 
     def _add_logprobs(self, message: worker_pb2.Output, logprobs: LogprobsLists) -> None:

@@ -1,6 +1,7 @@
 """vLLM passes the suite that every engine passes."""
 
 import asyncio
+import json
 import multiprocessing
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 
 from sluice.worker.v1 import worker_pb2
 from tests.worker.collecting import CollectingEngine
-from tests.worker.engine_contract import PROMPT, EngineContract
+from tests.worker.engine_contract import PROMPT, STOP, EngineContract
 from worker.config import WorkerSettings
 from worker.engine import Emit, EngineStartError
 from worker.vllm_arguments import engine_args
@@ -26,6 +27,19 @@ async def engine(demo_model: Path) -> AsyncIterator[CollectingEngine]:
 
 class TestVllmEngine(EngineContract):
     """The contract, on the demo model."""
+
+
+@pytest.mark.parametrize("is_asked_for", [False, True])
+async def test_the_second_of_the_models_end_tokens_is_named_only_where_it_was_asked_for(
+    engine: CollectingEngine, demo_model: Path, is_asked_for: bool
+) -> None:
+    values = json.loads((demo_model / "generation_config.json").read_text(encoding="utf-8"))
+    [second] = set(values["eos_token_id"]) - {engine.eos_id}
+    answer = engine.submit(PROMPT, allowed_token_ids=[second], stop_token_ids=[second] if is_asked_for else [])
+    await first_complete(engine, answer)
+    assert answer.token_ids() == [second]
+    assert answer.last().finish_reason == STOP
+    assert answer.last().WhichOneof("stopped_by") == ("stop_token_id" if is_asked_for else None)
 
 
 async def test_prompt_tokens_that_the_prefix_cache_holds_are_told(engine: CollectingEngine) -> None:

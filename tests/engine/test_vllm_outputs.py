@@ -28,6 +28,7 @@ from worker.detokenizer import Detokenizer
 from worker.stop_strings import text_of
 from worker.vllm_load import EngineLoad
 from worker.vllm_requests import VllmRequests
+from worker.vllm_sampling import engine_seed
 
 TOKENIZER = demo()
 PROMPT = [5, 6, 7]
@@ -93,11 +94,32 @@ def test_tokens_of_the_same_step_after_a_stop_string_are_dropped_with_their_log_
 
 
 def test_the_end_token_after_others_of_the_same_step_is_not_in_the_text(adapter: Adapter) -> None:
-    adapter.begin("0")
+    adapter.begin("0", stop_token_ids=ids("c"))
     adapter.take("0", [*ids("ab"), *ids("c")], finish_reason=FinishReason.STOP, stop_reason=ids("c")[0])
     [output] = adapter.outputs
     assert output.text == "ab"
     assert output.stop_token_id == ids("c")[0]
+
+
+def test_an_end_token_of_the_models_own_is_not_named_where_nobody_asked_for_it(adapter: Adapter) -> None:
+    adapter.begin("0", stop_token_ids=ids("d"))
+    adapter.take("0", [*ids("ab"), *ids("c")], finish_reason=FinishReason.STOP, stop_reason=ids("c")[0])
+    [output] = adapter.outputs
+    assert output.finish_reason == generation_pb2.FINISH_REASON_STOP
+    assert output.WhichOneof("stopped_by") is None
+
+
+@pytest.mark.parametrize("seed", [0, 7, 2**63 - 1, -1, -2, -16, -(2**63)])
+def test_any_seed_gives_each_sequence_a_number_that_vllm_takes_as_one(seed: int) -> None:
+    sampling = generation_pb2.SamplingParams(seed=seed, n=16)
+    seeds = [engine_seed(sampling, index) for index in range(16)]
+    assert len(set(seeds)) == 16
+    assert all(each is not None and 0 <= each < 2**63 for each in seeds)
+
+
+def test_a_seed_of_zero_and_above_is_the_engines_own_and_none_stays_none() -> None:
+    assert [engine_seed(generation_pb2.SamplingParams(seed=7), index) for index in range(3)] == [7, 8, 9]
+    assert engine_seed(generation_pb2.SamplingParams(), 0) is None
 
 
 def test_a_sequence_that_the_engine_gives_up_fails_the_request_and_stops_its_others(adapter: Adapter) -> None:

@@ -201,6 +201,15 @@ class EngineContract:
         second = await engine.generate(PROMPT, **sampling)
         assert first.token_ids() == second.token_ids()
 
+    @pytest.mark.parametrize("seed", [-1, -2, -(2**63), 2**63 - 1])
+    async def test_any_seed_fixes_the_tokens_of_all_sequences(self, engine: CollectingEngine, seed: int) -> None:
+        sampling = {"temperature": 2.0, "max_tokens": 16, "ignore_eos": True, "seed": seed, "n": 3}
+        first = await engine.generate(PROMPT, **sampling)
+        second = await engine.generate(PROMPT, **sampling)
+        tokens = [[answer.token_ids(index) for index in range(3)] for answer in (first, second)]
+        assert tokens[0] == tokens[1]
+        assert len(set(map(tuple, tokens[0]))) == 3
+
     async def test_seeds_make_a_difference(self, engine: CollectingEngine) -> None:
         sampling = {"temperature": 2.0, "max_tokens": 24, "ignore_eos": True}
         answers = [await engine.generate(PROMPT, seed=seed, **sampling) for seed in range(4)]

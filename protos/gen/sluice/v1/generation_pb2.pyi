@@ -237,7 +237,7 @@ class SamplingParams(_message.Message):
     ignore_eos: _builtins.bool
     """Do not end at the model's end token."""
     seed: _builtins.int
-    """Fixes the random numbers of this request."""
+    """Fixes the random numbers of this request; any number does. At temperature 0 there are none."""
     logprobs: _builtins.int
     """How many of the likeliest tokens are reported with their log-probability at each position, besides the chosen
     one; 0: the chosen one alone. At most 20. Unset: no log-probabilities.

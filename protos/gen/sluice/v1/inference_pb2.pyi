@@ -527,7 +527,7 @@ class FinishedSequence(_message.Message):
     stop: _builtins.str
     """The stop string."""
     stop_token_id: _builtins.int
-    """The stop token's id."""
+    """The stop token's id, one of the request's stop_token_ids."""
     output_tokens: _builtins.int
     """Tokens of this sequence's output."""
     def __init__(

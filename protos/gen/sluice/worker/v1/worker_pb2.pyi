@@ -301,7 +301,7 @@ class Output(_message.Message):
     stop: _builtins.str
     """The stop string."""
     stop_token_id: _builtins.int
-    """The stop token's id."""
+    """The stop token's id, one of the request's stop_token_ids."""
     cached_prompt_tokens: _builtins.int
     """Prompt tokens that the prefix cache held. On the first output of a request."""
     @_builtins.property
