@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from common.rich_status import Violation
 from scheduler.config import SamplingSettings
+from scheduler.contradictions import check_contradictions
 from scheduler.structured_output import check_structured_output
 from scheduler.violations import must
 from sluice.v1.generation_pb2 import SamplingParams
@@ -81,7 +82,7 @@ def effective_sampling(asked: SamplingParams, defaults: SamplingParams) -> Sampl
 
 
 def check_sampling(asked: SamplingParams, vocabulary_size: int, found: list[Violation]) -> None:
-    """Append to ``found`` what is out of its bounds, one entry for each field at most."""
+    """Append to ``found`` what is out of its bounds, one entry for each field at most, or against another option."""
     for name, allowed in RANGES.items():
         if asked.HasField(name) and getattr(asked, name) not in allowed:  # type: ignore[arg-type]
             found.append(must(f"sampling.{name}", str(allowed), getattr(asked, name)))
@@ -96,6 +97,7 @@ def check_sampling(asked: SamplingParams, vocabulary_size: int, found: list[Viol
     check_token_ids("sampling.allowed_token_ids", asked.allowed_token_ids, vocabulary_size, found)
     _check_biases(asked, vocabulary_size, found)
     check_structured_output(asked.structured_output, found)
+    check_contradictions(asked, found)
 
 
 def check_token_ids(field: str, ids: Sequence[int], vocabulary_size: int, found: list[Violation]) -> None:

@@ -6,6 +6,9 @@ from typing import Protocol
 
 from sluice.worker.v1 import worker_pb2
 
+# Every engine refuses it, since only an engine knows the model's end tokens.
+ONLY_ENDS = "must be 0 where allowed_token_ids has only ids that end the answer; got {}"
+
 Emit = Callable[[worker_pb2.Output], None]
 
 

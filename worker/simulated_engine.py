@@ -14,7 +14,7 @@ from common.simulated_batch import BLOCK_TOKENS, H200, BatchCapacity, SimulatedB
 from sluice.v1 import generation_pb2
 from sluice.worker.v1 import worker_pb2
 from worker.config import WorkerSettings
-from worker.engine import Emit, EngineDescription, EngineStartError
+from worker.engine import ONLY_ENDS, Emit, EngineDescription, EngineStartError
 from worker.model_name import folder_name
 from worker.simulated_output import SequenceOutput, Voice
 from worker.simulated_tokenizer import Vocabulary, load_tokenizer
@@ -223,6 +223,9 @@ class SimulatedEngine:
         new_tokens = sampling.max_tokens - request.resumed_tokens
         if not 1 <= new_tokens <= room:
             return _invalid("sampling.max_tokens", f"{new_tokens} new tokens; the context has room for {room}")
+        ends = {*sampling.stop_token_ids, self._vocabulary.eos_id}
+        if sampling.min_tokens and sampling.allowed_token_ids and ends.issuperset(sampling.allowed_token_ids):
+            return _invalid("sampling.min_tokens", ONLY_ENDS.format(sampling.min_tokens))
         constraint = sampling.structured_output.WhichOneof("constraint")
         if constraint and constraint != "choice":
             return _invalid(

@@ -129,10 +129,11 @@ class SequenceOutput:
         """Choose tokens for a natural length, then the end token; where that is ruled out, for ever."""
         sampling = self._sampling
         candidates = tuple(sampling.allowed_token_ids) or self._vocabulary.prose_ids
-        if sampling.min_tokens and self._end_ids.intersection(candidates):
-            endless = [token_id for token_id in candidates if token_id not in self._end_ids]
+        barred = {*sampling.stop_token_ids, self._vocabulary.eos_id}
+        if sampling.min_tokens and barred.intersection(candidates):
+            endless = [token_id for token_id in candidates if token_id not in barred]
             while self._tokens < sampling.min_tokens:
-                yield self._context.pick(endless or candidates)
+                yield self._context.pick(endless)
         has_end = self._vocabulary.eos_id in self._end_ids and not sampling.allowed_token_ids
         while not has_end or self._tokens < self._length:
             yield self._context.pick(candidates)

@@ -30,7 +30,7 @@ from worker.vllm_arguments import engine_args
 from worker.vllm_description import describe, load_tokenizer
 from worker.vllm_load import EngineLoad
 from worker.vllm_requests import VllmRequests
-from worker.vllm_sampling import UnsupportedTopK, engine_seed, field_at_fault, sampling_params
+from worker.vllm_sampling import UnsupportedTopK, check_end_tokens, engine_seed, field_at_fault, sampling_params
 from worker.warm_up import warm_up
 
 DEATH = "the engine died"
@@ -116,6 +116,7 @@ class VllmEngine:
         prompt = tokens_input(list(request.prompt_token_ids))
         params = sampling_params(request.sampling, resumed_tokens=request.resumed_tokens)
         whole = self._inputs.process_inputs(request.request_id, prompt, params, self._supported_tasks)
+        check_end_tokens(whole.sampling_params)
         for index in range(params.n):
             each = copy(whole)
             each.request_id = next(self._core_ids)

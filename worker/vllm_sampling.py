@@ -4,6 +4,17 @@ from vllm import SamplingParams
 from vllm.sampling_params import StructuredOutputsParams
 
 from sluice.v1 import generation_pb2
+from worker.engine import ONLY_ENDS
+
+
+class OnlyEnds(ValueError):
+    """Tokens are to come before an end token, and nothing but end tokens is allowed: vLLM would choose id 0."""
+
+    parameter = "min_tokens"
+
+    def __init__(self, min_tokens: int) -> None:
+        super().__init__(ONLY_ENDS.format(min_tokens))
+
 
 ENGINE_SEEDS = 2**63
 
@@ -53,6 +64,16 @@ def engine_seed(sampling: generation_pb2.SamplingParams, index: int) -> int | No
     vLLM takes -1 as none, and keeps seeds in 64 signed bits: the numbers that it gets stay at 0 and above.
     """
     return (sampling.seed + index) % ENGINE_SEEDS if sampling.HasField("seed") else None
+
+
+def check_end_tokens(params: SamplingParams) -> None:
+    """Raise OnlyEnds where ``params``, to which vLLM has added the model's end tokens, leave no token to choose."""
+    if (
+        params.min_tokens
+        and params.allowed_token_ids
+        and params.all_stop_token_ids.issuperset(params.allowed_token_ids)
+    ):
+        raise OnlyEnds(params.min_tokens)
 
 
 def _structured_outputs(wanted: generation_pb2.StructuredOutput) -> StructuredOutputsParams | None:

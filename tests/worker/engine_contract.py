@@ -15,7 +15,9 @@ import pytest
 
 from sluice.v1 import generation_pb2
 from sluice.worker.v1 import worker_pb2
+from tests.sampling_table import Case, cases
 from tests.worker.collecting import Answer, CollectingEngine
+from tests.worker.promises import broken_promises
 
 STOP = generation_pb2.FINISH_REASON_STOP
 LENGTH = generation_pb2.FINISH_REASON_LENGTH
@@ -168,6 +170,59 @@ class EngineContract:
         assert answer.token_ids()[:5] == [word] * 5
         assert answer.token_ids()[-1] == stop
         assert answer.last().stop_token_id == stop
+
+    @pytest.mark.parametrize(
+        "case", [case for case in cases() if case.comes_through_the_door], ids=lambda case: case.options
+    )
+    async def test_options_that_meet_are_kept_or_refused_as_the_table_says(
+        self, engine: CollectingEngine, case: Case
+    ) -> None:
+        word, other = engine.words(2)
+        sampling = case.sampling(word=word, other=other, end=engine.eos_id)
+        fields = {field.name: getattr(sampling, field.name) for field, _ in sampling.ListFields()}
+        answer = await engine.generate(PROMPT, **fields)
+        if case.refused_field is not None:
+            assert answer.failure is not None
+            assert answer.failure.reason == worker_pb2.FAILURE_REASON_INVALID
+            assert answer.failure.field == case.refused_field
+        else:
+            assert answer.failure is None
+            assert broken_promises(engine, answer) == []
+
+    @pytest.mark.parametrize("ignore_eos", [False, True])
+    async def test_min_tokens_are_refused_where_only_end_tokens_are_allowed(
+        self, engine: CollectingEngine, ignore_eos: bool
+    ) -> None:
+        [stop] = engine.words(1)
+        allowed = {"allowed_token_ids": [engine.eos_id, stop], "stop_token_ids": [stop]}
+        answer = await engine.generate(PROMPT, min_tokens=3, ignore_eos=ignore_eos, **allowed)
+        assert answer.failure is not None
+        assert answer.failure.reason == worker_pb2.FAILURE_REASON_INVALID
+        assert answer.failure.field == "sampling.min_tokens"
+        assert "only ids that end the answer; got 3" in answer.failure.message
+
+    async def test_an_end_token_comes_after_min_tokens_also_where_it_ends_nothing(
+        self, engine: CollectingEngine
+    ) -> None:
+        [word] = engine.words(1)
+        allowed = {"allowed_token_ids": [engine.eos_id, word], "logit_bias": {engine.eos_id: 100.0}}
+        answer = await engine.generate(PROMPT, min_tokens=3, max_tokens=8, ignore_eos=True, **allowed)
+        assert answer.token_ids()[:3] == [word] * 3
+        assert len(answer.token_ids()) == 8
+
+    async def test_the_end_token_as_a_stop_token_ends_a_sequence_that_ignores_it(
+        self, engine: CollectingEngine
+    ) -> None:
+        ends = {"allowed_token_ids": [engine.eos_id], "stop_token_ids": [engine.eos_id]}
+        answer = await engine.generate(PROMPT, ignore_eos=True, **ends)
+        assert answer.token_ids() == [engine.eos_id]
+        assert answer.last().stop_token_id == engine.eos_id
+
+    async def test_what_is_not_allowed_is_not_made_likely_by_a_bias(self, engine: CollectingEngine) -> None:
+        other, word = engine.words(2)
+        bias = {other: 100.0, word: -100.0}
+        answer = await engine.generate(PROMPT, allowed_token_ids=[word], logit_bias=bias, max_tokens=4)
+        assert answer.token_ids() == [word] * 4
 
     async def test_min_tokens_defer_a_stop_string(self, engine: CollectingEngine) -> None:
         [word] = engine.words(1)

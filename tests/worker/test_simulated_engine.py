@@ -114,12 +114,6 @@ async def test_sequences_of_one_seed_differ_from_each_other(fresh_engine: Collec
     assert answer.token_ids(0) != answer.token_ids(1)
 
 
-async def test_min_tokens_defer_a_stop_token_that_alone_is_allowed(fresh_engine: CollectingEngine) -> None:
-    [word] = fresh_engine.words(1)
-    answer = await fresh_engine.generate(PROMPT, allowed_token_ids=[word], stop_token_ids=[word], min_tokens=3)
-    assert answer.token_ids() == [word] * 4
-
-
 @pytest.mark.parametrize(
     ("constraint", "value"),
     [("json_schema", "{}"), ("regex", "a+"), ("grammar", 'root ::= "a"'), ("json_object", True)],

@@ -167,7 +167,8 @@ Global___StructuredOutput: _TypeAlias = StructuredOutput  # noqa: Y015
 
 @_typing.final
 class SamplingParams(_message.Message):
-    """How tokens are chosen and when a sequence ends. Unset fields take the deployment's value, then the model's
+    """How tokens are chosen and when a sequence ends. Of options that stand against each other one wins, as said at the
+    field, or the request is INVALID_ARGUMENT; docs/sampling.md has a table of the pairs. Unset fields take the deployment's value, then the model's
     generation_config, then the neutral value named at the field.
     """
 
@@ -231,11 +232,13 @@ class SamplingParams(_message.Message):
     max_tokens: _builtins.int
     """Most new tokens of one sequence. At least 1. Unset: the deployment's default. The deployment's caps apply."""
     min_tokens: _builtins.int
-    """Fewest new tokens before an end token or stop id may occur. At most max_tokens. Neutral: 0."""
+    """Fewest new tokens before an end token or stop id may occur; a stop string among them is text. At most max_tokens; 0
+    where structured_output is set, and where allowed_token_ids has only ids that end the answer. Neutral: 0.
+    """
     include_stop_in_output: _builtins.bool
     """Whether the text includes the stop string that ended it."""
     ignore_eos: _builtins.bool
-    """Do not end at the model's end token."""
+    """Do not end at the model's end token. Not where structured_output is set."""
     seed: _builtins.int
     """Fixes the random numbers of this request; any number does. At temperature 0 there are none."""
     logprobs: _builtins.int
@@ -248,19 +251,25 @@ class SamplingParams(_message.Message):
     """Whether special tokens appear in the text. Unset: they do not."""
     @_builtins.property
     def stop(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The sequence ends when one of these occurs in the text. At most 16, none empty."""
+        """The sequence ends when one of these occurs in the text, after min_tokens. At most 16, none empty; none where
+        structured_output is set.
+        """
 
     @_builtins.property
     def stop_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """The sequence ends when one of these ids is generated. At most 64."""
+        """The sequence ends when one of these ids is generated, also where it is an end token and ignore_eos is set. None of
+        them comes before min_tokens. At most 64; none where structured_output is set.
+        """
 
     @_builtins.property
     def logit_bias(self) -> _containers.ScalarMap[_builtins.int, _builtins.float]:
-        """Added to the logits of these token ids. Values in [-100, 100]; at most 1,024 entries."""
+        """Added to the logits of these token ids. What min_tokens, allowed_token_ids, bad_words or structured_output rule out
+        stays out. Values in [-100, 100]; at most 1,024 entries.
+        """
 
     @_builtins.property
     def allowed_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Only these ids may be generated. Empty: all."""
+        """Only these ids may be generated. Empty: all; must be empty where structured_output is set."""
 
     @_builtins.property
     def bad_words(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
