@@ -13,7 +13,10 @@ from jinja2.parser import Parser
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from common.rich_status import Violation
 from scheduler.chat import Conversation
+from scheduler.template_form import find_form
+from scheduler.template_losses import Twin
 
 # Stands at the end of a message that the model is to continue; the text is cut there.
 OPEN_END = "CONTINUE_FINAL_MESSAGE_TAG "
@@ -73,8 +76,7 @@ class ChatTemplate:
             raise ChatTemplateError(f"the chat template is not valid: {error}") from error
         self._special_tokens = dict(special_tokens)
         self._limit_s = limit_s
-        # Templates that do not know the role would leave the message out without a word.
-        self._knows_developer = "developer" in source
+        self._form = find_form(self._probe, mentions_developer="developer" in source)
 
     def render(self, conversation: Conversation) -> str:
         """Return the prompt's text, ending where the model is to go on.
@@ -83,27 +85,42 @@ class ChatTemplate:
             ChatTemplateError: The template does not accept the conversation, or takes too long over it.
 
         """
-        messages = [self._adapted(message) for message in conversation.messages]
+        messages = list(conversation.messages)
         if not conversation.continue_final_message:
-            return self._render(messages, conversation, add_generation_prompt=True)
-        last = messages[-1]
-        messages[-1] = {**last, "content": last["content"] + OPEN_END}
-        return _cut_open_end(self._render(messages, conversation, add_generation_prompt=False))
+            return self._render(messages, conversation.tools, add_generation_prompt=True)
+        said = messages[-1]["content"]
+        messages[-1] = {**messages[-1], "content": said + OPEN_END}
+        return _cut_open_end(self._render(messages, conversation.tools, add_generation_prompt=False), said)
 
-    def _adapted(self, message: dict[str, Any]) -> dict[str, Any]:
-        if message["role"] == "developer" and not self._knows_developer:
-            return {**message, "role": "system"}
-        return message
+    def losses(self, conversation: Conversation) -> list[Violation]:
+        """Return a violation for each part of a conversation, one that can be rendered, that the text would lack."""
+        twin = Twin.of(conversation)
+        try:
+            return twin.losses(self.render(twin.conversation))
+        except ChatTemplateError:  # it wants content of a certain kind; what it would leave out cannot be told
+            return []
+
+    def _probe(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]]) -> str | None:
+        try:
+            return self._generate(messages, tools, add_generation_prompt=True)
+        except ChatTemplateError:
+            return None
 
     def _render(
-        self, messages: list[dict[str, Any]], conversation: Conversation, *, add_generation_prompt: bool
+        self, messages: list[dict[str, Any]], tools: list[dict[str, Any]], *, add_generation_prompt: bool
+    ) -> str:
+        adapted = [self._form.of(message) for message in messages]
+        return self._generate(adapted, tools, add_generation_prompt=add_generation_prompt)
+
+    def _generate(
+        self, messages: list[dict[str, Any]], tools: list[dict[str, Any]], *, add_generation_prompt: bool
     ) -> str:
         pieces = []
         _stop_at_s.set(monotonic() + self._limit_s)
         try:
             for piece in self._template.generate(
                 messages=messages,
-                tools=conversation.tools or None,
+                tools=tools or None,
                 documents=None,
                 add_generation_prompt=add_generation_prompt,
                 **self._special_tokens,
@@ -117,9 +134,9 @@ class ChatTemplate:
         return "".join(pieces)
 
 
-def _cut_open_end(text: str) -> str:
+def _cut_open_end(text: str, said: str) -> str:
     end = text.rfind(OPEN_END.strip())
-    if end < 0:
+    if end < 0 or said.strip() not in text:
         raise ChatTemplateError("the model's chat template leaves out the message that is to be continued")
     # Where the space is gone the template has stripped the message, so that its end is the text's end.
     return text[:end] if text.startswith(OPEN_END, end) else text[:end].rstrip()

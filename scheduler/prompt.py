@@ -71,9 +71,12 @@ class PromptTokenizer:
         if self._template is None:
             raise InvalidRequest([Violation("chat", "must not be used: the model has no chat template")])
         try:
-            return self._template.render(conversation)
+            text = self._template.render(conversation)
         except ChatTemplateError as error:
             raise InvalidRequest([Violation("chat", str(error))]) from error
+        if losses := self._template.losses(conversation):
+            raise InvalidRequest(losses)
+        return text
 
     def _encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         # Unlike encode, this one lets other threads run meanwhile, and it leaves out the offsets that nobody reads.

@@ -69,6 +69,13 @@ def test_a_template_that_refuses_a_conversation_makes_the_chat_invalid() -> None
         tokenizer.encode(HELLO)
 
 
+def test_what_a_template_leaves_out_makes_the_chat_invalid() -> None:
+    tokenizer = PromptTokenizer(tokenizer_document("{{ messages[-1].content }}"))
+    messages = [{"role": "system", "content": "Be brief."}, *HELLO.messages]
+    with pytest.raises(InvalidRequest, match=r"chat\.messages\[0\]\.content: must not be used here: .*leaves it out"):
+        tokenizer.encode(Conversation(messages, [], continue_final_message=False))
+
+
 @pytest.mark.parametrize(
     "document",
     [
