@@ -75,9 +75,14 @@ def _check_message(field: str, message: ChatMessage, found: list[Violation]) -> 
 def _read_call(field: str, call: ToolCall, found: list[Violation]) -> dict[str, Any]:
     if not call.name:
         found.append(Violation(f"{field}.name", "must not be empty"))
-    function = {"name": call.name, "arguments": _read_object(f"{field}.arguments_json", call.arguments_json, found)}
+    function = {"name": call.name, "arguments": _read_arguments(field, call, found)}
     read = {"type": "function", "function": function}
     return {"id": call.id, **read} if call.id else read
+
+
+def _read_arguments(field: str, call: ToolCall, found: list[Violation]) -> dict[str, Any]:
+    # Models write nothing at all where a function takes nothing.
+    return _read_object(f"{field}.arguments_json", call.arguments_json, found) if call.arguments_json else {}
 
 
 def _read_tool(field: str, tool: Tool, found: list[Violation]) -> dict[str, Any]:

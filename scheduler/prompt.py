@@ -1,7 +1,7 @@
 """From an input to token ids: the model's own tokenizer and chat template, without the model's library."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tokenizers import Tokenizer
@@ -11,6 +11,8 @@ from scheduler.chat import Conversation
 from scheduler.chat_template import ChatTemplate, ChatTemplateError
 from scheduler.errors import InvalidRequest
 
+# The names by which transformers chooses among several templates; others, such as rag, it takes only when told to.
+DEFAULT, TOOL_USE = "default", "tool_use"
 PromptInput = str | Conversation | Sequence[int]
 
 
@@ -33,7 +35,7 @@ class PromptTokenizer:
         try:
             described = json.loads(document)
             self._tokenizer = Tokenizer.from_str(described["tokenizer"])
-            self._template = _template(described)
+            self._templates = _templates(described)
         except ChatTemplateError as error:
             raise TokenizerError(str(error)) from error
         except Exception as error:  # the library raises bare Exception
@@ -44,7 +46,7 @@ class PromptTokenizer:
     @property
     def supports_chat(self) -> bool:
         """Whether the model has a chat template."""
-        return self._template is not None
+        return bool(self._templates)
 
     def encode(self, prompt: PromptInput) -> list[int]:
         """Return the token ids of an input; token ids are returned as they are.
@@ -68,15 +70,23 @@ class PromptTokenizer:
             InvalidRequest: The template does not accept it, or the model has none.
 
         """
-        if self._template is None:
-            raise InvalidRequest([Violation("chat", "must not be used: the model has no chat template")])
+        template = self._template_for(conversation)
         try:
-            text = self._template.render(conversation)
+            text = template.render(conversation)
         except ChatTemplateError as error:
             raise InvalidRequest([Violation("chat", str(error))]) from error
-        if losses := self._template.losses(conversation):
+        if losses := template.losses(conversation):
             raise InvalidRequest(losses)
         return text
+
+    def _template_for(self, conversation: Conversation) -> ChatTemplate:
+        """Return the template that transformers would take."""
+        name = TOOL_USE if conversation.tools and TOOL_USE in self._templates else DEFAULT
+        if name in self._templates:
+            return self._templates[name]
+        if self._templates:
+            raise InvalidRequest([Violation("chat.tools", "must not be empty: the model's chat template is for tools")])
+        raise InvalidRequest([Violation("chat", "must not be used: the model has no chat template")])
 
     def _encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         # Unlike encode, this one lets other threads run meanwhile, and it leaves out the offsets that nobody reads.
@@ -84,6 +94,8 @@ class PromptTokenizer:
         return encoding.ids
 
 
-def _template(described: dict[str, Any]) -> ChatTemplate | None:
-    source = described["chat_template"]
-    return None if source is None else ChatTemplate(source, described["special_tokens"])
+def _templates(described: Mapping[str, Any]) -> dict[str, ChatTemplate]:
+    """Return the templates that conversations are rendered by; documents without names have one, or none."""
+    sources = described.get("chat_templates") or {DEFAULT: described["chat_template"]}
+    special_tokens = described["special_tokens"]
+    return {name: ChatTemplate(source, special_tokens) for name in (DEFAULT, TOOL_USE) if (source := sources.get(name))}

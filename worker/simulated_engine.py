@@ -250,7 +250,7 @@ class SimulatedEngine:
                 max_step_tokens=options.max_step_tokens,
                 steps_ahead=1,
             ),
-            tokenizer=describe_tokenizer(files.tokenizer_json, files.chat_template, files.special_tokens),
+            tokenizer=describe_tokenizer(files.tokenizer_json, files.chat_templates, files.special_tokens),
         )
 
 

@@ -61,7 +61,7 @@ def _built_in() -> TokenizerFiles:
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
     special_tokens = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
-    return TokenizerFiles(tokenizer.to_str(), _CHAT_TEMPLATE, special_tokens)
+    return TokenizerFiles(tokenizer.to_str(), {"default": _CHAT_TEMPLATE}, special_tokens)
 
 
 class Vocabulary:

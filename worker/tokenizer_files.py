@@ -18,13 +18,13 @@ class TokenizerFiles:
 
     Attributes:
         tokenizer_json: Contents of ``tokenizer.json``.
-        chat_template: Jinja source, or None when the model has none.
+        chat_templates: Jinja sources by name, ``default`` where there is one alone; empty when the model has none.
         special_tokens: Texts by role, for example ``{"eos_token": "<|im_end|>"}``.
 
     """
 
     tokenizer_json: str
-    chat_template: str | None = None
+    chat_templates: Mapping[str, str] = field(default_factory=dict)
     special_tokens: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -38,12 +38,20 @@ def read_tokenizer(folder: Path) -> TokenizerFiles:
     tokenizer_json = (folder / "tokenizer.json").read_text(encoding="utf-8")
     config = {**_read_json(folder / "special_tokens_map.json"), **_read_json(folder / "tokenizer_config.json")}
     special_tokens = {name: text for name in SPECIAL_TOKENS if (text := _token_text(config.get(name)))}
-    return TokenizerFiles(tokenizer_json, _read_chat_template(folder, config), special_tokens)
+    return TokenizerFiles(tokenizer_json, _read_chat_templates(folder, config), special_tokens)
 
 
-def describe_tokenizer(tokenizer_json: str, chat_template: str | None, special_tokens: Mapping[str, str]) -> bytes:
+def describe_tokenizer(
+    tokenizer_json: str, chat_templates: Mapping[str, str], special_tokens: Mapping[str, str]
+) -> bytes:
     """Return the JSON document that ``WorkerService.GetTokenizer`` sends."""
-    document = {"tokenizer": tokenizer_json, "chat_template": chat_template, "special_tokens": dict(special_tokens)}
+    document = {
+        "tokenizer": tokenizer_json,
+        "chat_template": chat_templates.get("default"),
+        "special_tokens": dict(special_tokens),
+    }
+    if chat_templates.keys() - {"default"}:
+        document["chat_templates"] = dict(chat_templates)
     return json.dumps(document, ensure_ascii=False).encode()
 
 
@@ -62,16 +70,26 @@ def read_generation_config(folder: Path) -> generation_pb2.SamplingParams:
     return sampling
 
 
-def _read_chat_template(folder: Path, config: Mapping[str, Any]) -> str | None:
-    """Prefer the template's own file; an older tokenizer_config holds it, or a list of named ones."""
-    file = folder / "chat_template.jinja"
-    if file.exists():
-        return file.read_text(encoding="utf-8")
-    template = config.get("chat_template")
-    if isinstance(template, list):
-        named = {entry["name"]: entry["template"] for entry in template}
-        template = named.get("default")
-    return template if isinstance(template, str) else None
+def named_templates(template: object) -> dict[str, str]:
+    """Return templates by name, from one alone, a mapping, or a list of objects as tokenizer configurations have it."""
+    match template:
+        case str():
+            return {"default": template}
+        case list():
+            return {entry["name"]: entry["template"] for entry in template}
+        case Mapping():
+            return dict(template)
+        case _:
+            return {}
+
+
+def _read_chat_templates(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
+    """Prefer the templates' own files, as transformers does; an older tokenizer_config holds them."""
+    files = {file.stem: file for file in sorted((folder / "additional_chat_templates").glob("*.jinja"))}
+    if (folder / "chat_template.jinja").exists():
+        files["default"] = folder / "chat_template.jinja"
+    texts = {name: file.read_text(encoding="utf-8") for name, file in files.items()}
+    return texts or named_templates(config.get("chat_template"))
 
 
 def _token_text(token: object) -> str | None:

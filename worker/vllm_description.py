@@ -9,7 +9,7 @@ from vllm.config import ModelConfig, VllmConfig
 from sluice.v1 import generation_pb2
 from sluice.worker.v1 import worker_pb2
 from worker.engine import EngineDescription, EngineStartError
-from worker.tokenizer_files import describe_tokenizer, digest
+from worker.tokenizer_files import describe_tokenizer, digest, named_templates
 
 GENERATION_CONFIG_FIELDS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 
@@ -33,9 +33,6 @@ def describe(config: VllmConfig, tokenizer: Any) -> EngineDescription:
     """Tell what the started engine serves and holds."""
     model = config.model_config
     tokenizer_json = tokenizer.backend_tokenizer.to_str()
-    template = tokenizer.chat_template
-    if isinstance(template, dict):
-        template = template.get("default")
     names = model.served_model_name
     return EngineDescription(
         name=f"vllm {vllm.__version__}",
@@ -53,7 +50,9 @@ def describe(config: VllmConfig, tokenizer: Any) -> EngineDescription:
             # One step computes while outputs travel; where vLLM schedules ahead, the batch of the next is made, too.
             steps_ahead=2 if config.scheduler_config.async_scheduling else 1,
         ),
-        tokenizer=describe_tokenizer(tokenizer_json, template, dict(tokenizer.special_tokens_map)),
+        tokenizer=describe_tokenizer(
+            tokenizer_json, named_templates(tokenizer.chat_template), dict(tokenizer.special_tokens_map)
+        ),
     )
 
 

@@ -23,7 +23,7 @@ def test_messages_and_tools_take_the_form_that_templates_read() -> None:
             messages=[
                 ChatMessage(role="developer", content="Be brief."),
                 ChatMessage(role="user", content="hi", name="Ann"),
-                ChatMessage(role="assistant", tool_calls=[call, ToolCall(name="now", arguments_json="{}")]),
+                ChatMessage(role="assistant", tool_calls=[call, ToolCall(name="now")]),
                 ChatMessage(role="tool", content="12", tool_call_id="c1"),
                 ChatMessage(role="assistant", content="It is"),
             ],

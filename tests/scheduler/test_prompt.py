@@ -11,6 +11,12 @@ from tests.scheduler.door_examples import QWEN_STYLE_TEMPLATE, SPECIAL_TOKENS, t
 TEXTS = ["x", "Grüße, 世界! 👩‍🚀", "<|im_start|>user\nhi<|im_end|>", "a\x00b", " " * 100, "long " * 5000]
 HELLO = Conversation([{"role": "user", "content": "Hello, wörld"}], [], continue_final_message=False)
 
+WITH_TOOLS = Conversation(
+    HELLO.messages,
+    [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}],
+    continue_final_message=False,
+)
+
 
 @pytest.fixture(scope="module")
 def tokenizer() -> PromptTokenizer:
@@ -67,6 +73,29 @@ def test_a_template_that_refuses_a_conversation_makes_the_chat_invalid() -> None
     assert tokenizer.supports_chat
     with pytest.raises(InvalidRequest, match=r"chat: .*only poems"):
         tokenizer.encode(HELLO)
+
+
+def named(**templates: str) -> PromptTokenizer:
+    return PromptTokenizer(tokenizer_document(templates.get("default"), chat_templates=templates))
+
+
+def test_tools_take_the_template_that_is_named_after_them() -> None:
+    tokenizer = named(default="plain", tool_use="{{ messages }}{{ tools }}", rag="{% not even valid")
+    assert "weather" in tokenizer.render(WITH_TOOLS)
+    with pytest.raises(InvalidRequest, match="leaves it out"):  # it shows no message, and was taken all the same
+        tokenizer.render(HELLO)
+
+
+def test_the_default_template_serves_tools_where_none_is_named_after_them() -> None:
+    assert "weather" in named(default="{{ messages }}{{ tools }}", rag="x").render(WITH_TOOLS)
+
+
+def test_a_model_with_a_template_for_tools_alone_wants_tools() -> None:
+    tokenizer = named(tool_use="{{ messages }}{{ tools }}")
+    assert tokenizer.supports_chat
+    assert "weather" in tokenizer.render(WITH_TOOLS)
+    with pytest.raises(InvalidRequest, match=r"chat\.tools: must not be empty"):
+        tokenizer.render(HELLO)
 
 
 def test_what_a_template_leaves_out_makes_the_chat_invalid() -> None:

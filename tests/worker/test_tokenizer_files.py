@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from sluice.v1 import generation_pb2
-from worker.tokenizer_files import describe_tokenizer, digest, read_generation_config, read_tokenizer
+from worker.tokenizer_files import describe_tokenizer, digest, named_templates, read_generation_config, read_tokenizer
 
 
 def write(folder: Path, **contents: Any) -> Path:
@@ -19,7 +19,7 @@ def write(folder: Path, **contents: Any) -> Path:
 
 def test_a_tokenizer_alone_is_enough(tmp_path: Path) -> None:
     files = read_tokenizer(write(tmp_path, tokenizer='{"ä": 1}'))
-    assert (files.tokenizer_json, files.chat_template, files.special_tokens) == ('{"ä": 1}', None, {})
+    assert (files.tokenizer_json, files.chat_templates, files.special_tokens) == ('{"ä": 1}', {}, {})
 
 
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
@@ -44,17 +44,40 @@ def test_the_tokenizer_config_overrides_the_special_tokens_map(tmp_path: Path) -
 )
 def test_the_chat_template_is_found_in_the_tokenizer_config(tmp_path: Path, template: object) -> None:
     write(tmp_path, tokenizer="{}", tokenizer_config={"chat_template": template})
-    assert read_tokenizer(tmp_path).chat_template == "{{ a }}"
+    assert read_tokenizer(tmp_path).chat_templates["default"] == "{{ a }}"
 
 
 def test_the_templates_own_file_counts_more(tmp_path: Path) -> None:
     write(tmp_path, tokenizer="{}", tokenizer_config={"chat_template": "old"}, chat_template="{{ new }}\n")
-    assert read_tokenizer(tmp_path).chat_template == "{{ new }}\n"
+    assert read_tokenizer(tmp_path).chat_templates == {"default": "{{ new }}\n"}
 
 
 def test_the_description_holds_the_file_as_it_is() -> None:
-    document = json.loads(describe_tokenizer('{"ä": 1}', None, {"eos_token": "</s>"}))
+    document = json.loads(describe_tokenizer('{"ä": 1}', {}, {"eos_token": "</s>"}))
     assert document == {"tokenizer": '{"ä": 1}', "chat_template": None, "special_tokens": {"eos_token": "</s>"}}
+
+
+def test_named_templates_are_read_from_files_of_their_own(tmp_path: Path) -> None:
+    write(tmp_path, tokenizer="{}", tokenizer_config={"chat_template": "old"}, chat_template="a")
+    (tmp_path / "additional_chat_templates").mkdir()
+    (tmp_path / "additional_chat_templates" / "tool_use.jinja").write_text("b", encoding="utf-8")
+    assert read_tokenizer(tmp_path).chat_templates == {"default": "a", "tool_use": "b"}
+
+
+@pytest.mark.parametrize(
+    ("templates", "described"),
+    [
+        ("a", {"chat_template": "a"}),
+        ({"default": "a", "rag": "b"}, {"chat_template": "a", "chat_templates": {"default": "a", "rag": "b"}}),
+        ([{"name": "tool_use", "template": "b"}], {"chat_template": None, "chat_templates": {"tool_use": "b"}}),
+        (None, {"chat_template": None}),
+    ],
+)
+def test_the_description_holds_the_default_template_and_all_that_have_names(
+    templates: object, described: dict[str, Any]
+) -> None:
+    document = json.loads(describe_tokenizer("{}", named_templates(templates), {}))
+    assert document == {"tokenizer": "{}", "special_tokens": {}, **described}
 
 
 def test_the_digest_is_that_of_the_file(tmp_path: Path) -> None:

@@ -128,7 +128,7 @@ class ToolCall(_message.Message):
     name: _builtins.str
     """The function's name."""
     arguments_json: _builtins.str
-    """The arguments as a JSON object."""
+    """The arguments as a JSON object. Empty: {}."""
     def __init__(
         self,
         *,
@@ -160,9 +160,11 @@ class ChatMessage(_message.Message):
     content: _builtins.str
     """The message's text. Not empty for role user."""
     name: _builtins.str
-    """The speaker's name, for templates that use it."""
+    """The speaker's name. For role tool, the called function's, which templates may take from the call instead."""
     tool_call_id: _builtins.str
-    """For role tool: the id of the call that this answers."""
+    """For role tool: the id of the call that this answers. Answers keep the order of the calls where the template leaves
+    ids out.
+    """
     @_builtins.property
     def tool_calls(self) -> _containers.RepeatedCompositeFieldContainer[Global___ToolCall]:
         """The calls an assistant message made."""
@@ -216,7 +218,9 @@ Global___Tool: _TypeAlias = Tool  # noqa: Y015
 
 @_typing.final
 class Chat(_message.Message):
-    """A conversation, rendered by the model's own chat template."""
+    """A conversation, rendered by the model's own chat template. What the template would leave out is INVALID_ARGUMENT, and
+    the violation names it: tools, a call, an answer, a name, a late system message.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

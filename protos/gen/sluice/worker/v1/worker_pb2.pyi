@@ -514,7 +514,8 @@ class GetTokenizerResponse(_message.Message):
     DATA_FIELD_NUMBER: _builtins.int
     data: _builtins.bytes
     """The next bytes of a JSON object: {"tokenizer": contents of tokenizer.json, "chat_template": string or null,
-    "special_tokens": {name: text}}.
+    "special_tokens": {name: text}}; where templates have names, also "chat_templates": {name: template}, of which
+    tool_use serves conversations with tools and default all others, and chat_template is then the default.
     """
     def __init__(
         self,
