@@ -59,6 +59,9 @@ class ChatTemplate:
         special_tokens: Names and texts that the template may use: bos_token, eos_token and the like.
         limit_s: Seconds that one rendering may take.
 
+    Attributes:
+        form: What the template takes.
+
     Raises:
         ChatTemplateError: The template is not valid.
 
@@ -76,7 +79,7 @@ class ChatTemplate:
             raise ChatTemplateError(f"the chat template is not valid: {error}") from error
         self._special_tokens = dict(special_tokens)
         self._limit_s = limit_s
-        self._form = find_form(self._probe, mentions_developer="developer" in source)
+        self.form = find_form(self._probe, mentions_developer="developer" in source)
 
     def render(self, conversation: Conversation) -> str:
         """Return the prompt's text, ending where the model is to go on.
@@ -109,7 +112,7 @@ class ChatTemplate:
     def _render(
         self, messages: list[dict[str, Any]], tools: list[dict[str, Any]], *, add_generation_prompt: bool
     ) -> str:
-        adapted = [self._form.of(message) for message in messages]
+        adapted = [self.form.of(message) for message in messages]
         return self._generate(adapted, tools, add_generation_prompt=add_generation_prompt)
 
     def _generate(
