@@ -1,10 +1,12 @@
 """vLLM's own arguments, from the worker's settings."""
 
 import os
+from dataclasses import asdict
 from importlib.util import find_spec
 from typing import Any
 
 from vllm import AsyncEngineArgs
+from vllm.config import StructuredOutputsConfig
 from vllm.model_executor.layers.quantization import QUANTIZATION_METHODS
 from vllm.platforms import current_platform
 from vllm.v1.executor.uniproc_executor import UniProcExecutor
@@ -16,6 +18,29 @@ from worker.model_name import folder_name
 
 # Has each step's outputs say what the step computed. The log that goes with it is written by a part that is not used.
 STEP_DETAILS = "enable_logging_iteration_details"
+STRUCTURED_OUTPUTS = "structured_outputs_config"
+# By itself vLLM picks a backend for each request, and its engine core compiles all with the first one's. xgrammar,
+# which most requests would get, leaves out what it does not know of a schema; guidance refuses it.
+BACKEND = "guidance"
+
+
+def one_backend(wanted: object) -> StructuredOutputsConfig:
+    """Name one backend for all constraints: the one that an engine argument names, if it does.
+
+    Raises:
+        EngineStartError: The engine argument is no configuration of structured outputs.
+
+    """
+    given = {"backend": wanted} if isinstance(wanted, str) else wanted or {}
+    if isinstance(given, StructuredOutputsConfig):
+        given = asdict(given)
+    if not isinstance(given, dict):
+        raise EngineStartError(f"engine_args.{STRUCTURED_OUTPUTS}: must be a table; it is {given!r}")
+    named = given.get("backend", "auto")
+    try:
+        return StructuredOutputsConfig(**{**given, "backend": BACKEND if named == "auto" else named})
+    except (TypeError, ValueError) as error:
+        raise EngineStartError(f"engine_args.{STRUCTURED_OUTPUTS}: {error}") from error
 
 
 def engine_args(settings: WorkerSettings) -> AsyncEngineArgs:
@@ -54,8 +79,10 @@ def engine_args(settings: WorkerSettings) -> AsyncEngineArgs:
         # few, Linux 6.18 then leaves that core's other processes and its network without time until the work ends.
         values["distributed_executor_backend"] = UniProcExecutor
     values |= engine_options(settings, _platform())
+    values |= settings.engine_args
+    values[STRUCTURED_OUTPUTS] = one_backend(settings.engine_args.get(STRUCTURED_OUTPUTS))
     try:
-        return AsyncEngineArgs(**{**values, **settings.engine_args})
+        return AsyncEngineArgs(**values)
     except TypeError as error:
         raise EngineStartError(f"engine_args: {error}") from error
 

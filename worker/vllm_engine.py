@@ -26,11 +26,20 @@ from sluice.worker.v1 import worker_pb2
 from worker.config import WorkerSettings
 from worker.detokenizer import Detokenizer
 from worker.engine import Emit, EngineDescription, EngineStartError
+from worker.unchecked import UncheckedRequests
 from worker.vllm_arguments import engine_args
+from worker.vllm_constraints import constraint_of, make_checker, set_aside
 from worker.vllm_description import describe, load_tokenizer
 from worker.vllm_load import EngineLoad
 from worker.vllm_requests import VllmRequests
-from worker.vllm_sampling import UnsupportedTopK, check_end_tokens, engine_seed, field_at_fault, sampling_params
+from worker.vllm_sampling import (
+    UnsupportedTopK,
+    check_end_tokens,
+    constraint_field,
+    engine_seed,
+    field_at_fault,
+    sampling_params,
+)
 from worker.warm_up import warm_up
 
 DEATH = "the engine died"
@@ -60,12 +69,16 @@ class VllmEngine:
             config = engine_args(self._settings).create_engine_config(UsageContext.OPENAI_API_SERVER)
             maybe_register_config_serialize_by_value()
             tokenizer = load_tokenizer(config.model_config)
+            self._backend = config.structured_outputs_config.backend
             self._inputs = InputProcessor(config)
             self._core = EngineCoreClient.make_async_mp_client(config, Executor.get_class(config), log_stats=True)
             self._dies_of_top_k = current_platform.is_cpu() and config.speculative_config is not None
             self._supported_tasks = await self._core.get_supported_tasks_async()
         except (ValueError, RuntimeError, OSError, TypeError, EngineDeadError) as error:
             raise EngineStartError(f"vLLM could not start {self._settings.model!r}: {error}") from error
+        self._unchecked = UncheckedRequests(make_checker(config, tokenizer))
+        # After the engine core, which might else hold open the pipe by which the checker notices this process's end.
+        await self._unchecked.start()
         self._requests = VllmRequests(Detokenizer(tokenizer.backend_tokenizer), self._stop)
         self._tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._send())]
         began_s = time.monotonic()
@@ -81,12 +94,34 @@ class VllmEngine:
         return describe(config, tokenizer)
 
     def submit(self, request: worker_pb2.Submit, emit: Emit) -> None:
-        """Begin a request; see Engine.submit. What cannot run fails at once, before this returns."""
+        """Begin a request; see Engine.submit. What cannot run fails, mostly before this returns."""
+        if request.request_id in self._requests or request.request_id in self._unchecked:
+            emit(_failure(request.request_id, worker_pb2.FAILURE_REASON_INVALID, "the request id is in use"))
+            return
+        constraint = constraint_of(request.sampling)
+        self._unchecked.judge(request.request_id, constraint, lambda why: self._begin(request, emit, why))
+
+    def abort(self, request_id: str) -> None:
+        """Stop a request; see Engine.abort."""
+        self._unchecked.drop(request_id)
+        self._requests.drop(request_id)
+
+    async def close(self) -> None:
+        """Stop the engine's processes."""
+        for task in self._tasks:
+            task.cancel()
+        await self._unchecked.close()
+        self._core.shutdown()
+        self._inputs.renderer.shutdown()
+
+    def _begin(self, request: worker_pb2.Submit, emit: Emit, fault: str) -> None:
+        """Hand a request to the engine core; ``fault``: what is wrong with its constraint, if anything."""
         if self._is_dead:
             emit(_failure(request.request_id, worker_pb2.FAILURE_REASON_ENGINE_DEAD, DEATH))
             return
-        if request.request_id in self._requests:
-            emit(_failure(request.request_id, worker_pb2.FAILURE_REASON_INVALID, "the request id is in use"))
+        if fault:
+            field = constraint_field(request.sampling)
+            emit(_failure(request.request_id, worker_pb2.FAILURE_REASON_INVALID, fault, field))
             return
         try:
             for_core = list(self._for_core(request))
@@ -98,23 +133,13 @@ class VllmEngine:
         self._outbox.extend(for_core)
         self._unsent.set()
 
-    def abort(self, request_id: str) -> None:
-        """Stop a request; see Engine.abort."""
-        self._requests.drop(request_id)
-
-    async def close(self) -> None:
-        """Stop the engine's processes."""
-        for task in self._tasks:
-            task.cancel()
-        self._core.shutdown()
-        self._inputs.renderer.shutdown()
-
     def _for_core(self, request: worker_pb2.Submit) -> Iterator[EngineCoreRequest]:
         """Make a request of the engine core for each sequence; each has random numbers of its own."""
         if self._dies_of_top_k and request.sampling.top_k and request.sampling.temperature:
             raise UnsupportedTopK(request.sampling.top_k)
         prompt = tokens_input(list(request.prompt_token_ids))
         params = sampling_params(request.sampling, resumed_tokens=request.resumed_tokens)
+        checked = set_aside(params, self._backend)
         whole = self._inputs.process_inputs(request.request_id, prompt, params, self._supported_tasks)
         check_end_tokens(whole.sampling_params)
         for index in range(params.n):
@@ -123,6 +148,8 @@ class VllmEngine:
             each.sampling_params = copy(whole.sampling_params)
             each.sampling_params.n = 1
             each.sampling_params.seed = engine_seed(request.sampling, index)
+            if checked is not None:
+                each.sampling_params.structured_outputs = checked
             yield each
 
     def _stop(self, core_ids: Iterable[str]) -> None:
@@ -159,6 +186,7 @@ class VllmEngine:
 
     def _die(self, reason: str) -> None:
         self._is_dead = True
+        self._unchecked.let_go()  # Each fails, since the engine is dead.
         self._requests.fail_all(reason)
         self._on_death(reason)
 

@@ -12,7 +12,7 @@ from worker.detokenizer import Detokenizer
 from worker.engine import Emit
 from worker.vllm_sequence import FINISH_REASONS, Sequence
 
-CONSTRAINT: Final = "structured_output"
+CONSTRAINT: Final = "sampling.structured_output"
 
 log = structlog.get_logger("worker")
 
@@ -23,14 +23,14 @@ class _Request:
 
     Attributes:
         unfinished: The engine core's ids of its sequences that have not ended.
-        is_constrained: Whether its output has to match something.
+        constraint: The kind of constraint that its output has to meet; None is free text.
 
     """
 
     request_id: str
     emit: Emit
     unfinished: set[str]
-    is_constrained: bool
+    constraint: str | None
     cached_tokens_told: bool = False
 
 
@@ -51,7 +51,8 @@ class VllmRequests:
 
     def begin(self, submit: worker_pb2.Submit, core_ids: list[str], emit: Emit) -> None:
         """Expect outputs of a request, whose sequences the engine core knows by these ids, in order."""
-        request = _Request(submit.request_id, emit, set(core_ids), is_constrained=submit.sampling.HasField(CONSTRAINT))
+        constraint = submit.sampling.structured_output.WhichOneof("constraint")
+        request = _Request(submit.request_id, emit, set(core_ids), constraint)
         self._requests[submit.request_id] = request
         for index, core_id in enumerate(core_ids):
             self._sequences[core_id] = request, Sequence(submit, index, self._detokenizer)
@@ -110,9 +111,9 @@ class VllmRequests:
 
     def _fail_as_ended(self, request: _Request, reason: FinishReason) -> None:
         """An engine core that compiles a constraint late, or meets a dead end in it, ends the request as an error."""
-        if reason == FinishReason.ERROR and request.is_constrained:
-            invalid = worker_pb2.FAILURE_REASON_INVALID
-            self._fail(request, "the engine can find no output that it allows", invalid, f"sampling.{CONSTRAINT}")
+        if reason == FinishReason.ERROR and request.constraint:
+            invalid, field = worker_pb2.FAILURE_REASON_INVALID, f"{CONSTRAINT}.{request.constraint}"
+            self._fail(request, "the engine can find no output that it allows", invalid, field)
         else:
             self._fail(request, f"the engine ended it: {reason}")
 

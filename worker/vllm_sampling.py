@@ -1,10 +1,12 @@
 """Sampling values as vLLM has them."""
 
 from vllm import SamplingParams
-from vllm.sampling_params import StructuredOutputsParams
 
 from sluice.v1 import generation_pb2
 from worker.engine import ONLY_ENDS
+from worker.vllm_constraints import structured_outputs
+
+ENGINE_SEEDS = 2**63
 
 
 class OnlyEnds(ValueError):
@@ -14,9 +16,6 @@ class OnlyEnds(ValueError):
 
     def __init__(self, min_tokens: int) -> None:
         super().__init__(ONLY_ENDS.format(min_tokens))
-
-
-ENGINE_SEEDS = 2**63
 
 
 class UnsupportedTopK(ValueError):
@@ -53,7 +52,7 @@ def sampling_params(sampling: generation_pb2.SamplingParams, *, resumed_tokens: 
         logit_bias=dict(sampling.logit_bias) or None,
         allowed_token_ids=list(sampling.allowed_token_ids) or None,
         bad_words=list(sampling.bad_words) or None,
-        structured_outputs=_structured_outputs(sampling.structured_output),
+        structured_outputs=structured_outputs(sampling.structured_output),
         skip_clone=True,
     )
 
@@ -76,25 +75,15 @@ def check_end_tokens(params: SamplingParams) -> None:
         raise OnlyEnds(params.min_tokens)
 
 
-def _structured_outputs(wanted: generation_pb2.StructuredOutput) -> StructuredOutputsParams | None:
-    match wanted.WhichOneof("constraint"):
-        case "json_schema":
-            return StructuredOutputsParams(json=wanted.json_schema)
-        case "regex":
-            return StructuredOutputsParams(regex=wanted.regex)
-        case "choice":
-            return StructuredOutputsParams(choice=list(wanted.choice.values))
-        case "grammar":
-            return StructuredOutputsParams(grammar=wanted.grammar)
-        case "json_object":
-            return StructuredOutputsParams(json_object=True)
-    return None
-
-
 def field_at_fault(error: Exception, sampling: generation_pb2.SamplingParams) -> str:
     """Name the field that vLLM refused: the one it names itself, else the constraint, which it alone can judge."""
     parameter = getattr(error, "parameter", None)
     if parameter in generation_pb2.SamplingParams.DESCRIPTOR.fields_by_name:
         return f"sampling.{parameter}"
-    constraint = sampling.structured_output.WhichOneof("constraint")
-    return f"sampling.structured_output.{constraint}" if constraint else "sampling"
+    return constraint_field(sampling) or "sampling"
+
+
+def constraint_field(sampling: generation_pb2.SamplingParams) -> str:
+    """Name the constraint that is set; empty where none is."""
+    kind = sampling.structured_output.WhichOneof("constraint")
+    return f"sampling.structured_output.{kind}" if kind else ""
