@@ -11,6 +11,7 @@ import resource
 import signal
 import sys
 from collections.abc import Callable
+from random import Random
 from typing import Any
 
 import llguidance
@@ -18,6 +19,7 @@ from llguidance import LLMatcher, LLTokenizer
 
 CPU_LIMIT_S = 1.0  # the engine core compiles it once more, and most constraints take a hundredth of that
 MEMORY_LIMIT_MIB = 1_024
+STEPS_TRIED = 8
 LONGEST_REASON = 160
 EXCERPT = re.compile(r"\n\s+\d+ \| .*|<state>.*", re.DOTALL)  # of the caller's own text, and of the library's state
 
@@ -110,10 +112,34 @@ def _fault(constraint: dict[str, Any], tokenizer: Any, setup: dict[str, Any]) ->
         return str(error) or type(error).__name__
     if why := LLMatcher.validate_grammar(grammar, tokenizer):
         return str(why)
-    matcher = LLMatcher(tokenizer, grammar, log_level=0)
-    first = matcher.compute_bitmask()
-    why = str(matcher.get_error() or "")
-    return NO_OUTPUT if DEAD_END in why or not any(first) else why
+    return _dead_end(LLMatcher(tokenizer, grammar, log_level=0), tokenizer.eos_token)
+
+
+def _dead_end(matcher: LLMatcher, end: int) -> str:
+    """Return why an output cannot go on, after a few of its tokens at random and all that are the only ones possible.
+
+    An engine core that meets the library's limits ends the output there, as if it were complete.
+    """
+    chance = Random(0)
+    for _ in range(STEPS_TRIED):
+        allowed = matcher.compute_bitmask()
+        if why := str(matcher.get_error() or ""):
+            return NO_OUTPUT if DEAD_END in why else why
+        if not any(allowed):
+            return NO_OUTPUT
+        token = _one_of(allowed, chance)
+        if token == end or not matcher.consume_token(token):
+            return ""
+        matcher.consume_tokens(matcher.compute_ff_tokens())
+        if matcher.is_stopped():
+            return str(matcher.get_error() or "")
+    return ""
+
+
+def _one_of(allowed: bytes, chance: Random) -> int:
+    """Choose a token of those whose bits are set."""
+    place = chance.choice([place for place, byte in enumerate(allowed) if byte])
+    return place * 8 + chance.choice([bit for bit in range(8) if allowed[place] >> bit & 1])
 
 
 def to_grammar(kind: Any, text: str, *, any_whitespace: bool) -> str:

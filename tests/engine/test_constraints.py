@@ -99,6 +99,7 @@ async def test_a_schema_of_anything_is_followed(engine: CollectingEngine) -> Non
         (regex("[b-a]"), "regex", "range"),
         (regex(NESTED), "regex", "nest"),
         (regex("(a{1000}){1000}"), "regex", OUT_OF_TIME),
+        (regex("ab(.{1,500}){1,500}x"), "regex", "too many expressions"),
         (schema({"type": "string", "pattern": NESTED}), "json_schema", "nest"),
         (schema({"not": {"type": "string"}}), "json_schema", '"not"'),
         (schema({"x-guidance": {"lenient": True}, "not": {}}), "json_schema", "x-guidance"),

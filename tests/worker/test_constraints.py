@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import Tokenizer
 
-from tests.worker.tokenizers_of_each_kind import byte_level
+from tests.worker.tokenizers_of_each_kind import byte_level, demo
 from worker.constraints import PROGRAM, Constraint, ConstraintChecker
 
 compiler = pytest.importorskip("worker.constraint_compiler")
@@ -26,9 +27,9 @@ print(_in_a_fork(lambda: exec(sys.argv[1]) or ""))
 TOO_COSTLY = Constraint("regex", "(a{1000}){1000}")
 
 
-def setup() -> dict[str, Any]:
+def setup(tokenizer: Tokenizer | None = None) -> dict[str, Any]:
     """Make what the compiler is told of a small model."""
-    tokenizer = byte_level()
+    tokenizer = tokenizer or byte_level()
     end = tokenizer.token_to_id("</s>")
     document, size = tokenizer.to_str(), tokenizer.get_vocab_size()
     return {"tokenizer": document, "vocabulary": size, "eos_token_id": end, "any_whitespace": True}
@@ -68,6 +69,15 @@ async def test_a_reason_is_short_and_quotes_little(checker: ConstraintChecker) -
     verdict = await checker.check(Constraint("regex", "(" * 30_000 + "a" + ")" * 30_000))
     assert 0 < len(verdict) <= compiler.LONGEST_REASON
     assert "nest" in verdict
+
+
+@pytest.mark.parametrize("prefix", ["", "ab", "[ab]{3}"])
+async def test_what_meets_a_limit_after_its_first_tokens_is_refused(prefix: str) -> None:
+    """An engine core would end such an output there, as if it were complete."""
+    checker = ConstraintChecker({**setup(demo()), "eos_token_id": 0})
+    await checker.start()
+    assert "too many expressions" in await checker.check(Constraint("regex", prefix + "(.{1,500}){1,500}x"))
+    await checker.close()
 
 
 async def test_what_takes_too_long_is_refused_and_the_process_lives(checker: ConstraintChecker) -> None:
