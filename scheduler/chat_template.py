@@ -21,6 +21,9 @@ from scheduler.template_losses import Twin
 # Stands at the end of a message that the model is to continue; the text is cut there.
 OPEN_END = "CONTINUE_FINAL_MESSAGE_TAG "
 LONGEST_WHY = 120
+# Most conversations are of few shapes, and what is lost of one is known after the first.
+MOST_SHAPES = 256
+LONGEST_SHAPE = 4096
 
 _stop_at_s: ContextVar[float] = ContextVar("stop_at_s")
 
@@ -79,6 +82,7 @@ class ChatTemplate:
             raise ChatTemplateError(f"the chat template is not valid: {error}") from error
         self._special_tokens = dict(special_tokens)
         self._limit_s = limit_s
+        self._losses: dict[str, list[Violation]] = {}
         self.form = find_form(self._probe, mentions_developer="developer" in source)
 
     def render(self, conversation: Conversation) -> str:
@@ -98,10 +102,21 @@ class ChatTemplate:
     def losses(self, conversation: Conversation) -> list[Violation]:
         """Return a violation for each part of a conversation, one that can be rendered, that the text would lack."""
         twin = Twin.of(conversation)
+        shape = repr(twin.conversation)
+        if (known := self._losses.get(shape)) is not None:
+            return known
         try:
-            return twin.losses(self.render(twin.conversation))
+            losses = twin.losses(self.render(twin.conversation))
         except ChatTemplateError:  # it wants content of a certain kind; what it would leave out cannot be told
             return []
+        self._remember(shape, losses)
+        return losses
+
+    def _remember(self, shape: str, losses: list[Violation]) -> None:
+        if len(self._losses) >= MOST_SHAPES:
+            self._losses.clear()
+        if len(shape) <= LONGEST_SHAPE:
+            self._losses[shape] = losses
 
     def _probe(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]]) -> str | None:
         try:

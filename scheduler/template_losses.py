@@ -3,6 +3,8 @@
 What was said cannot be looked for in the text: templates trim, escape and encode. A mark survives all of that.
 """
 
+import re
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +13,8 @@ from scheduler.chat import ENOUGH, Conversation
 
 LEFT_OUT = "must not be used here: the model's chat template leaves it out"
 OUT_OF_ORDER = "must come in the order of the calls: the model's chat template leaves ids out"
+# One pass finds them all: a search for each would take minutes where a conversation has some ten thousand messages.
+MARKS = re.compile(r"sluice\d+mark|slu\d{6,}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +60,8 @@ class Twin:
 
     def losses(self, text: str) -> list[Violation]:
         """Return a violation for each part that the text, made of the twin, lacks; tools that all miss are one."""
-        missing = [mark for text_of, mark in self.marks.items() if text.count(text_of) < mark.times]
+        found = Counter(MARKS.findall(text))
+        missing = [mark for text_of, mark in self.marks.items() if found[text_of] < mark.times]
         names = {mark.field for mark in missing}
         tools = {f"chat.tools[{index}].name" for index in range(len(self.conversation.tools))}
         if tools and tools <= names:

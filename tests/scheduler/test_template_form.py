@@ -110,6 +110,22 @@ def test_an_id_that_only_the_call_shows_does_not_tell_which_answer_is_its() -> N
     assert losses(shown, [USER, both, {**ANSWER, "tool_call_id": "c2"}]) == ["chat.messages[2].tool_call_id"]
 
 
+def test_what_is_known_of_one_shape_is_not_said_of_another() -> None:
+    template = ChatTemplate("{{ messages[-1].content }}", {})
+    for _ in range(2):
+        assert template.losses(Conversation([USER], [], False)) == []
+        for content in ("a", "b"):
+            told = template.losses(Conversation([{**SYSTEM, "content": content}, USER], [], False))
+            assert [each.field for each in told] == ["chat.messages[0].content"]
+    for turns in range(1, 300):
+        assert template.losses(Conversation([SYSTEM, USER] * turns, [], False))
+
+
+def test_every_message_of_a_very_long_conversation_is_looked_for() -> None:
+    assert losses(CONTENT, [USER, {"role": "assistant", "content": "x"}] * 10_000) == []
+    assert losses(CONTENT + "{# #}", [*[USER] * 10_000, {**USER, "name": "Ann"}]) == ["chat.messages[10000].name"]
+
+
 def test_what_cannot_be_told_is_not_refused() -> None:
     template = "{% if 'hi' not in messages[0].content %}{{ raise_exception('greet me') }}{% endif %}{{ messages }}"
     assert losses(template, [USER]) == []
