@@ -30,8 +30,10 @@ CHANNEL_OPTIONS: Final[tuple[tuple[str, int], ...]] = (
     ("grpc.max_reconnect_backoff_ms", 1_000),
     # What an attempt may take: the network may have swallowed it. The system itself asks again after 1, 3 and 7 s.
     ("grpc.min_reconnect_backoff_ms", 2_000),
+    # A proxy is for ways out of the deployment: it would hold its connections open, or refuse them, whoever is there.
+    ("grpc.enable_http_proxy", 0),
 )
-"""Options of every channel to a Sluice server: notices a dead peer, and never pings more often than is permitted."""
+"""Options of every channel within a deployment: no proxy, a dead peer is noticed, no more pings than are permitted."""
 
 
 def make_server(

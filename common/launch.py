@@ -8,20 +8,23 @@ import signal
 import sys
 import time
 from collections.abc import Coroutine
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from tempfile import TemporaryDirectory
+from typing import Any, Final
 
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from common.address import BindError
 from common.client import Client, ask
 from common.deployment import Deployment, ProcessEnded
 from common.gpu_share import TooFewGpus, environment_for
-from common.grpc_server import CHANNEL_OPTIONS
+from common.guardian import Guardian
 from common.launch_addresses import LaunchAddresses
+from common.readiness import TookTooLong, patiently, until_serving
 from common.rich_status import describe
+from common.worker_token import WorkerToken
 
 GPU_MODEL: Final = "Qwen/Qwen2.5-7B-Instruct"
 FIRST_QUESTION: Final = "What is a KV cache?"
@@ -30,6 +33,7 @@ FIRST_WORKER_PORT: Final = 50061
 METRICS_PORT: Final = 9464
 ADMIN_PORT: Final = 50052
 SERVICE: Final = "sluice.v1.InferenceService"
+WORKER_SERVICE: Final = "sluice.worker.v1.WorkerService"
 SECURED: Final = (
     "SLUICE_SCHEDULER_CALLERS",
     "SLUICE_SCHEDULER_TLS__",
@@ -40,7 +44,10 @@ SECURED: Final = (
 )
 HUB_TIMEOUT_S = 3.0
 FIRST_ANSWER_S = 120.0
-READY_POLL_S = 0.1
+PROGRESS_S = 10.0
+MAKING_S = 900.0
+LOADING_S = 7200.0  # a large model may have to be downloaded first
+CONNECTING_S = 120.0
 
 NEXT_STEPS = """
 Sluice is up: {model} on {workers} worker(s), scheduler at {address}. Ctrl-C stops it. In another terminal, type
@@ -124,22 +131,23 @@ def add_up_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def up(options: argparse.Namespace) -> int:
-    """Start everything, ask the first question, stay up until a signal or until a process ends."""
+    """Start everything, ask the first question, stay up until a signal or until a process ends for good."""
     return asyncio.run(_up(options))
 
 
 async def _up(options: argparse.Namespace) -> int:
     signals = Signals()
     try:
-        async with Deployment(options.cache / "logs", signals.second) as deployment:
-            await _until_one_ends(_serve(options, deployment), signals.wait())
+        with Guardian(), TemporaryDirectory() as secrets:
+            async with Deployment(options.cache / "logs", signals.second, _say) as deployment:
+                await _until_one_ends(_serve(options, deployment, WorkerToken.make(Path(secrets))), signals.wait())
     except (LaunchError, ProcessEnded) as error:
         _say(str(error))
         return 1
     return 0
 
 
-async def _serve(options: argparse.Namespace, deployment: Deployment) -> NoReturn:
+async def _serve(options: argparse.Namespace, deployment: Deployment, token: WorkerToken) -> None:
     """Bring everything up, then watch it until cancelled."""
     began = time.monotonic()
     if secured := sorted(name for name in os.environ if name.startswith(SECURED)):
@@ -152,13 +160,12 @@ async def _serve(options: argparse.Namespace, deployment: Deployment) -> NoRetur
     model = options.model or await _default_model(engine, options.cache)
     for number in range(options.workers):
         arguments, environment = _worker(engine, model, addresses, number, options.tensor_parallel_size)
-        await deployment.start(f"worker-{number}", arguments, environment)
-    await deployment.start("scheduler", _scheduler(addresses), os.environ)
+        until_up = partial(until_serving, addresses.workers[number], WORKER_SERVICE)
+        await deployment.start(f"worker-{number}", arguments, environment | token.for_worker(), until_up=until_up)
+    await deployment.start("scheduler", _scheduler(addresses), os.environ | token.for_scheduler())
     what = "the simulated engine, whose words mean nothing" if engine == "simulated" else "vLLM"
     _say(f"starting {options.workers} worker(s) on {what}, and the scheduler; logs in {deployment.logs}")
     await _until_one_ends(_welcome(addresses, deployment, began), deployment.watch())
-    await deployment.watch()
-    raise AssertionError("a watch ends with an error")
 
 
 async def _until_one_ends(*works: Coroutine[Any, Any, None]) -> None:
@@ -221,9 +228,9 @@ def _worker(
 
 
 async def _welcome(addresses: LaunchAddresses, deployment: Deployment, began: float) -> None:
-    """Ask the first question as soon as somebody can answer it, then say what to type next."""
+    """Ask the first question as soon as all are up, say what to type next, and stay until cancelled."""
     address = addresses.reachable_scheduler
-    await _ready(address)
+    await _ready(address, deployment)
     model = await _first_answer(address, f"ready after {time.monotonic() - began:.0f} s")
     _print(
         NEXT_STEPS.format(
@@ -238,15 +245,19 @@ async def _welcome(addresses: LaunchAddresses, deployment: Deployment, began: fl
             logs=deployment.logs,
         )
     )
+    await asyncio.Event().wait()
 
 
-async def _ready(address: str) -> None:
-    """Wait until the scheduler says that it has a worker."""
-    async with grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
-        stub = health_pb2_grpc.HealthStub(channel)
-        request = health_pb2.HealthCheckRequest(service=SERVICE)
-        while (await stub.Check(request, wait_for_ready=True)).status != health_pb2.HealthCheckResponse.SERVING:
-            await asyncio.sleep(READY_POLL_S)
+async def _ready(address: str, deployment: Deployment) -> None:
+    """Wait until every worker serves, and then until the scheduler says that it has one."""
+    loading = lambda: f"{', '.join(deployment.not_up())} (loading the model; logs in {deployment.logs})"  # noqa: E731
+    connecting = f"the scheduler (connecting to its workers; log in {deployment.log_of('scheduler')})"
+    try:
+        await patiently(deployment.until_up(), loading, _say, every_s=PROGRESS_S, limit_s=LOADING_S)
+        ready = until_serving(address, SERVICE)
+        await patiently(ready, lambda: connecting, _say, every_s=PROGRESS_S, limit_s=CONNECTING_S)
+    except TookTooLong as error:
+        raise LaunchError(str(error)) from None
 
 
 async def _first_answer(address: str, when: str) -> str:
@@ -283,8 +294,12 @@ async def _default_model(engine: str, cache: Path) -> str:
         sys.executable, "-P", "-m", "worker.demo_model", "--output", str(folder), start_new_session=True
     )
     try:
-        if await making.wait() != 0:
+        what = "the demo model, which is made once"
+        await patiently(making.wait(), lambda: what, _say, every_s=PROGRESS_S, limit_s=MAKING_S)
+        if making.returncode != 0:
             raise LaunchError("the demo model could not be made; see above")
+    except TookTooLong as error:
+        raise LaunchError(str(error)) from None
     finally:
         if making.returncode is None:
             making.terminate()

@@ -9,6 +9,8 @@ from typing import Any
 import grpc
 import grpc.aio
 
+from common.address import is_loopback
+
 
 class CredentialsError(Exception):
     """A file with certificates, a key or a token will not do; the message names it and the reason, not its content."""
@@ -38,11 +40,20 @@ class ClientTls:
         """
         if bool(self.certificate) != bool(self.key) or (self.certificate and not self.ca):
             raise CredentialsError("a certificate and its key go together, and with the server's CA")
+        options = [*options, *_direct(address)]
         if not self.ca:
             return grpc.aio.insecure_channel(address, options=options)
         chain, key = read_pair(self.certificate, self.key) if self.certificate else (None, None)
         credentials = grpc.ssl_channel_credentials(read_ca(self.ca), key, chain)
         return grpc.aio.secure_channel(address, credentials, options=options)
+
+
+def _direct(address: str) -> list[tuple[str, int]]:
+    """Options that keep an address of this machine from a proxy, for which it would be another machine's."""
+    try:
+        return [("grpc.enable_http_proxy", 0)] if is_loopback(address) else []
+    except ValueError:  # a name that gRPC itself reads, dns:///host for instance
+        return []
 
 
 def read_pair(certificate: str, key: str) -> tuple[bytes, bytes]:

@@ -11,11 +11,16 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import grpc
 import pytest
 
 from common.address import BindError
+from common.client import Client, ask
 from common.launch_addresses import LaunchAddresses
+from sluice.worker.v1 import worker_pb2_grpc
+from tests.integration.apart import until_workers
 from tests.integration.grpcurl import run, run_grpcurl
+from tests.integration.house import eventually
 
 SLUICE = Path(sys.executable).with_name("sluice")
 ANY_PORTS = ["--listen", "127.0.0.1:0", "--worker-port", "0", "--metrics-port", "0", "--admin-port", "0"]
@@ -157,16 +162,73 @@ async def test_a_second_signal_does_not_wait_for_running_requests(tmp_path: Path
     assert alive(pids) == []
 
 
-async def test_a_worker_that_dies_is_reported_with_the_end_of_its_log_and_ends_the_rest(tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_a_worker_that_dies_is_reported_and_started_again_later_and_later(tmp_path: Path, workers: str) -> None:
+    async with up(tmp_path, "--workers", workers, *ANY_PORTS) as started:
+        address = re.findall(r"scheduler at (\S+)\. Ctrl-C", await started.until("Logs: "))[0]
+        before = started.children()
+        os.kill(worker_of(started), signal.SIGKILL)
+        await started.until("worker-0 is started again in 1 s")
+        await started.until("worker-0 is up again")
+        report = started.printed.partition("[sluice] worker-0 ended, killed by SIGKILL; the end of ")[2]
+        assert '"event": "worker is ready"' in report
+        os.kill(worker_of(started), signal.SIGKILL)
+        await started.until("worker-0 is started again in 2 s")
+        assert "worker-1 ended" not in started.printed
+        async with Client(address) as client:
+            await until_workers(client, int(workers))
+            await client.generate(ask("hi", sampling={"max_tokens": 3}))
+        pids = [*before, *started.children()]
+        started.process.send_signal(signal.SIGTERM)
+        assert await started.ended() == 0
+    assert alive(pids) == []
+
+
+def worker_of(started: Up) -> int:
+    """The process of worker-0."""
+    log = str(Path("logs") / "worker-0.log")
+    return next(pid for pid in started.children() if Path(f"/proc/{pid}/fd/1").resolve().match(log))
+
+
+async def test_the_end_of_the_scheduler_ends_everything(tmp_path: Path) -> None:
     async with up(tmp_path, *ANY_PORTS) as started:
         await started.until("Logs: ")
         children = started.children()
-        (worker,) = (pid for pid, command in children.items() if "-m worker" in command)
-        os.kill(worker, signal.SIGKILL)
+        (scheduler,) = (pid for pid, command in children.items() if "-m scheduler" in command)
+        os.kill(scheduler, signal.SIGKILL)
         assert await started.ended() == 1
+    assert "[sluice] scheduler ended, killed by SIGKILL; the end of " in started.printed
     assert alive(list(children)) == []
-    report = started.printed.partition("[sluice] worker-0 ended, killed by SIGKILL; the end of ")[2]
-    assert '"event": "worker is ready"' in report
+
+
+async def test_nothing_outlives_a_launcher_that_is_killed(tmp_path: Path) -> None:
+    async with up(tmp_path, *ANY_PORTS) as started:
+        await started.until("starting 1 worker(s)")
+        pids = list(started.children())
+        started.process.kill()
+        await started.ended()
+        await eventually(lambda: alive(pids) == [])
+
+
+async def test_a_proxy_that_answers_nobody_is_not_asked_for_what_is_on_this_machine(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        proxy = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        proxies = {"http_proxy": proxy, "https_proxy": proxy, "grpc_proxy": proxy, "no_proxy": "", "no_grpc_proxy": ""}
+        async with up(tmp_path, *ANY_PORTS, **proxies) as started:
+            printed = await started.until("Logs: ")
+            (generate,) = (line for line in printed.splitlines() if " generate " in line)
+            ran = await run("env", *(f"{name}={value}" for name, value in proxies.items()), "bash", "-c", generate)
+    assert ran.status == 0, ran.err
+
+
+async def test_a_worker_of_another_deployment_serves_another_scheduler_alone(tmp_path: Path) -> None:
+    async with up(tmp_path, *ANY_PORTS) as started:
+        await started.until("Logs: ")
+        workers = [command for command in started.children().values() if "-m worker" in command]
+        (address,) = re.findall(r"--listen (\S+)", workers[0])
+        async with grpc.aio.insecure_channel(address) as channel:
+            call = worker_pb2_grpc.WorkerServiceStub(channel).Attach(timeout=WAIT_S)
+            assert await call.code() is grpc.StatusCode.UNAUTHENTICATED
 
 
 async def test_a_worker_that_cannot_start_is_reported_with_the_end_of_its_log(tmp_path: Path) -> None:
