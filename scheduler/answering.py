@@ -10,9 +10,8 @@ import structlog
 
 from scheduler.caller import Caller
 from scheduler.config import SchedulerSettings
-from scheduler.core.decisions import RejectReason
 from scheduler.dispatcher import Dispatcher, QueueExpiry
-from scheduler.errors import Draining, Expired, Rejected, SluiceError
+from scheduler.errors import Draining, Expired, SluiceError, no_worker
 from scheduler.explanation import explain
 from scheduler.held_bytes import HeldBytes, Hold
 from scheduler.metrics import SchedulerMetrics
@@ -23,8 +22,6 @@ from scheduler.receipt import Receipt
 from scheduler.run import Run
 from scheduler.served_model import ServedModel
 from sluice.v1 import inference_pb2
-
-NO_WORKER_RETRY_S = 1.0
 
 log = structlog.get_logger("scheduler")
 
@@ -62,13 +59,12 @@ class Answering:
         self.max_request_bytes = settings.server.max_message_bytes
         self.live_requests = 0
 
-    @property
-    def serves_model(self) -> bool:
-        """Whether the model is known."""
-        return self._door is not None
+    def serves(self, model: ServedModel) -> bool:
+        """Whether requests are taken for this model."""
+        return self._door is not None and self._model is model
 
     def serve(self, model: ServedModel) -> None:
-        """Take requests for this model."""
+        """Take requests for this model, and no more for another; the former door's threads end with what they read."""
         self._model = model
         self._door = Door(self._settings, model)
 
@@ -98,7 +94,7 @@ class Answering:
         if self._draining:
             raise Draining
         if self._door is None:
-            raise Rejected(RejectReason.NO_WORKER, retry_after_s=NO_WORKER_RETRY_S)
+            raise no_worker()
         return self._door
 
     async def answer(
@@ -144,13 +140,17 @@ class Answering:
     async def _admit(
         self, message: inference_pb2.GenerateRequest, origin: Origin, request_id: str, arrival_s: float
     ) -> Admission:
-        return await self.open_door().admit(
+        door = self.open_door()
+        admission = await door.admit(
             message,
             request_id=request_id,
             arrival_s=arrival_s,
             call_time_left_s=origin.time_left_s(),
             caller=origin.caller(),
         )
+        if door is not self._door:  # its tokens are another model's
+            raise no_worker()
+        return admission
 
     async def _answer(
         self, message: inference_pb2.GenerateRequest, origin: Origin, outlet: Outlet, receipt: Receipt, hold: Hold

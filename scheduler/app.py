@@ -24,6 +24,7 @@ from scheduler.core.policy import make_policy
 from scheduler.core.quota import Quotas
 from scheduler.core.scheduler import Scheduler
 from scheduler.dispatcher import Dispatcher
+from scheduler.errors import Draining
 from scheduler.limits import Limits
 from scheduler.metrics import SchedulerMetrics
 from scheduler.open_sessions import OpenSessions
@@ -120,13 +121,13 @@ class SchedulerApp:
                     await asyncio.sleep(DRAIN_POLL_S)
         except TimeoutError:
             log.warning("scheduler stops with requests live", live=self._answering.live_requests)
-            self.dispatcher.end_all()
+            self.dispatcher.end_all(Draining)
         await asyncio.sleep(STATUS_GRACE_S)  # for the last statuses to leave; what comes meanwhile is refused as before
 
     def _on_workers(self) -> None:
         """Be ready while there is a worker."""
-        if self._pool.model is not None and not self._answering.serves_model:
-            self._answering.serve(self._pool.model)
+        if (model := self._pool.model) is not None and not self._answering.serves(model):
+            self._answering.serve(model)
         if not self.is_draining:
             self._health.set_ready(SERVICE, ready=self.dispatcher.workers > 0)
 

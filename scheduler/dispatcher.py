@@ -10,7 +10,7 @@ from scheduler.core.decisions import Decision, Expire, Lose, Outlook, Reject, St
 from scheduler.core.fleet import Capacity, WorkerState
 from scheduler.core.request import Request
 from scheduler.core.scheduler import Scheduler
-from scheduler.errors import Draining, SluiceError, from_refusal
+from scheduler.errors import SluiceError, from_refusal
 from scheduler.worker_session import WorkerSession
 from sluice.worker.v1 import worker_pb2
 
@@ -128,10 +128,10 @@ class Dispatcher:
             )
         )
 
-    def end_all(self) -> None:
-        """End every request that waits or runs: this process is shutting down."""
+    def end_all(self, error: Callable[[], SluiceError]) -> None:
+        """End every request that waits or runs, each with an error of its own."""
         for lease in list(self._leases.values()):
-            lease.end(Draining())
+            lease.end(error())
 
     def submit(self, lease: "Lease") -> None:
         """Ask the core for a place for the lease's request."""

@@ -19,6 +19,7 @@ from sluice.worker.v1 import worker_pb2
 
 RETRY_AT_LEAST_S = 0.1
 LOST_RETRY_S = 1.0
+NO_WORKER_RETRY_S = 1.0
 MOST_VIOLATIONS_IN_MESSAGE = 3
 
 
@@ -216,6 +217,11 @@ class SlowReader(SluiceError):
 
     def __init__(self) -> None:
         super().__init__(Reason.SLOW_READER, "the answer was not read; its generation was stopped")
+
+
+def no_worker() -> Rejected:
+    """Return the error of a request for whose model there is no worker."""
+    return Rejected(RejectReason.NO_WORKER, retry_after_s=NO_WORKER_RETRY_S)
 
 
 class Draining(SluiceError):

@@ -12,6 +12,7 @@ from scheduler.agreed_model import AgreedModel
 from scheduler.circuit import Circuit, CircuitState, WorkerFault
 from scheduler.dispatcher import Dispatcher
 from scheduler.prompt import TokenizerError
+from scheduler.refusals import Refusals
 from scheduler.silence import TICK_S, Silence, WorkerHangs
 from scheduler.suspicion import Death
 from scheduler.worker_dialer import WorkerDialer
@@ -68,6 +69,7 @@ class WorkerKeeper:
         self._dispatcher = dispatcher
         self._model = model
         self._on_change = on_change
+        self._refusals = Refusals()
 
     async def run(self) -> None:
         """Keep the session until cancelled, or until it ends while the place is not wanted."""
@@ -80,11 +82,14 @@ class WorkerKeeper:
                 delay_s = self._circuit.open()
                 log.warning("worker failed", address=self._address, reason=str(fault), retry_s=delay_s)
             except (grpc.aio.AioRpcError, CredentialsError, ConnectionError, ValueError, TokenizerError) as error:
-                log.warning("worker is not attached", address=self._address, reason=_why(error))
+                if _is_refusal(error):
+                    delay_s = self._refusals.delay_s()
+                if self._refusals.is_news(_why(error)):
+                    log.warning("worker is not attached", address=self._address, reason=_why(error), retry_s=delay_s)
             except Exception:  # whatever one worker says, the sessions to the others live on
                 log.exception("worker is not attached", address=self._address)
             if self.is_wanted:
-                await asyncio.sleep(delay_s)
+                await self._model.freed_within(delay_s)
 
     async def _attach(self, stub: "worker_pb2_grpc.WorkerServiceAsyncStub") -> None:
         """Hold one session for as long as it lives."""
@@ -96,7 +101,8 @@ class WorkerKeeper:
             self._join(session)
             self.is_connected = True
             try:
-                await self._serve(session)
+                with self._model.held():
+                    await self._serve(session)
             except WorkerFault:
                 self._give_up(session, session.death)
                 raise
@@ -109,6 +115,7 @@ class WorkerKeeper:
     def _join(self, session: WorkerSession) -> None:
         self._dispatcher.join(session, on_trial=self._circuit.state is not CircuitState.CLOSED)
         self._circuit.rejoin()
+        self._refusals = Refusals()
         hello = session.hello
         log.info("worker joined", address=self._address, worker=hello.worker_id, engine=hello.engine)
         self._on_change()
@@ -201,6 +208,13 @@ async def _opened(session: WorkerSession) -> worker_pb2.Hello:
 def _ended_well(output: worker_pb2.Output) -> bool:
     """Whether a sequence came to its own end."""
     return output.finish_reason in (generation_pb2.FINISH_REASON_STOP, generation_pb2.FINISH_REASON_LENGTH)
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether a worker is there that will not do, or that will not have this scheduler; it may be so for long."""
+    if isinstance(error, grpc.aio.AioRpcError):
+        return error.code() is grpc.StatusCode.UNAUTHENTICATED
+    return not isinstance(error, ConnectionError)
 
 
 def _why(error: Exception) -> str:

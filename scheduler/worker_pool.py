@@ -7,6 +7,7 @@ from functools import partial
 from scheduler.agreed_model import AgreedModel
 from scheduler.circuit import Circuit, Circuits
 from scheduler.dispatcher import Dispatcher
+from scheduler.errors import no_worker
 from scheduler.served_model import ServedModel
 from scheduler.worker_dialer import WorkerDialer
 from scheduler.worker_keeper import Place, WorkerKeeper
@@ -14,7 +15,7 @@ from scheduler.worker_names import WorkerName
 
 
 class WorkerPool:
-    """Keeps sessions to all workers; those that serve another model than the first one are left alone."""
+    """Keeps sessions to all workers; those that serve another model than the present ones are left alone."""
 
     def __init__(
         self,
@@ -31,12 +32,12 @@ class WorkerPool:
         self._dispatcher = dispatcher
         self._circuits = circuits
         self._on_change = on_change
-        self._model = AgreedModel()
+        self._model = AgreedModel(on_replace=partial(dispatcher.end_all, no_worker))
         self._keepers: dict[str, tuple[WorkerKeeper, asyncio.Task[None]]] = {}
 
     @property
     def model(self) -> ServedModel | None:
-        """The served model; None until the first worker has told it."""
+        """The served model; None until the first worker has told it. Another takes its place when no worker has it."""
         return self._model.served
 
     async def run(self) -> None:

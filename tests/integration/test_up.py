@@ -63,13 +63,14 @@ class Up:
             return await self.process.wait()
 
     def children(self) -> dict[int, str]:
-        """The processes that it has started, by id: their command lines."""
+        """The processes that it has started, but for its guardian, by id: their command lines."""
         found = {}
         for folder in Path("/proc").glob("[0-9]*"):
             try:
                 parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-                if parent == self.process.pid:
-                    found[int(folder.name)] = (folder / "cmdline").read_text().replace("\0", " ")
+                command = (folder / "cmdline").read_text().replace("\0", " ")
+                if parent == self.process.pid and "guardian.py" not in command:
+                    found[int(folder.name)] = command
             except OSError:  # it has ended meanwhile
                 continue
         return found
