@@ -94,10 +94,7 @@ class _ByteLevelVocabulary(dict[int, str | None]):
         piece = self._tokenizer.id_to_token(token_id)
         if piece is None or token_id in self._hidden:
             return b""
-        try:
-            return bytes(_BYTE_OF[character] for character in piece)
-        except KeyError:  # An added token is written as it is, unless all its characters stand for bytes.
-            return str(piece).encode()
+        return byte_level_bytes(piece)
 
 
 class _ByteLevelText:
@@ -198,3 +195,11 @@ def _byte_alphabet() -> dict[str, int]:
 
 
 _BYTE_OF = _byte_alphabet()
+
+
+def byte_level_bytes(piece: str) -> bytes:
+    """Return what a token of a byte-level vocabulary stands for."""
+    try:
+        return bytes(_BYTE_OF[character] for character in piece)
+    except KeyError:  # An added token is written as it is, unless all its characters stand for bytes.
+        return str(piece).encode()

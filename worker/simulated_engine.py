@@ -13,6 +13,7 @@ import structlog
 from common.simulated_batch import BLOCK_TOKENS, H200, BatchCapacity, SimulatedBatch, StepModel, StepOutcome
 from sluice.v1 import generation_pb2
 from sluice.worker.v1 import worker_pb2
+from worker.bad_words import TooManySpellings
 from worker.config import WorkerSettings
 from worker.engine import ONLY_ENDS, Emit, EngineDescription, EngineStartError
 from worker.model_name import folder_name
@@ -79,8 +80,8 @@ class _Request:
 class SimulatedEngine:
     """Implements Engine: a batch for the time, a seeded vocabulary for the words.
 
-    It generates tokens one by one, so it honours lengths, stops, seeds, ``allowed_token_ids`` and choices; values that
-    shape a model's distribution, and ``bad_words``, change nothing. It has no prefix cache.
+    It generates tokens one by one, so it honours lengths, stops, seeds, ``allowed_token_ids``, ``bad_words`` and
+    choices; values that shape a model's distribution change nothing. It has no prefix cache.
     """
 
     def __init__(self, options: SimulatedEngineOptions) -> None:
@@ -226,6 +227,10 @@ class SimulatedEngine:
         ends = {*sampling.stop_token_ids, self._vocabulary.eos_id}
         if sampling.min_tokens and sampling.allowed_token_ids and ends.issuperset(sampling.allowed_token_ids):
             return _invalid("sampling.min_tokens", ONLY_ENDS.format(sampling.min_tokens))
+        try:
+            self._vocabulary.bad_words.spellings(sampling.bad_words)
+        except TooManySpellings as error:
+            return _invalid("sampling.bad_words", str(error))
         constraint = sampling.structured_output.WhichOneof("constraint")
         if constraint and constraint != "choice":
             return _invalid(

@@ -76,6 +76,8 @@ class SequenceOutput:
         self._length = max(self._natural_length(voice), sampling.min_tokens)
         for token_id in request.prompt_token_ids[prompt_tokens:]:
             self._context.append(token_id)
+        self._bad_words = vocabulary.bad_words.spellings(sampling.bad_words)
+        self._said: list[int] = []
         self._end_ids = set(sampling.stop_token_ids)
         self._own_end_id = None if sampling.ignore_eos else vocabulary.eos_id
         self._tokens = request.resumed_tokens
@@ -92,6 +94,8 @@ class SequenceOutput:
         """Generate a token; the output has a finish reason when it was the last."""
         token_id = next(self._choose)
         self._context.append(token_id)
+        if self._bad_words:
+            self._said.append(token_id)
         self._tokens += 1
         output = worker_pb2.Output(request_id=self.request_id, index=self.index, token_ids=(token_id,))
         if self._sampling.HasField("logprobs"):
@@ -133,11 +137,18 @@ class SequenceOutput:
         if sampling.min_tokens and barred.intersection(candidates):
             endless = [token_id for token_id in candidates if token_id not in barred]
             while self._tokens < sampling.min_tokens:
-                yield self._context.pick(endless)
+                yield self._pick(endless)
         has_end = self._vocabulary.eos_id in self._end_ids and not sampling.allowed_token_ids
         while not has_end or self._tokens < self._length:
-            yield self._context.pick(candidates)
+            yield self._pick(candidates)
         yield self._vocabulary.eos_id
+
+    def _pick(self, candidates: Sequence[int]) -> int:
+        """Choose one that does not end a bad word; the end token where all do."""
+        banned = {last for *before, last in self._bad_words if self._said[len(self._said) - len(before) :] == before}
+        if banned:
+            candidates = [token_id for token_id in candidates if token_id not in banned] or [self._vocabulary.eos_id]
+        return self._context.pick(candidates)
 
     def _natural_length(self, voice: Voice) -> int:
         """Draw how many tokens come before the end token."""

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
+from worker.bad_words import BadWords
 from worker.detokenizer import Detokenizer
 from worker.tokenizer_files import TokenizerFiles, read_tokenizer
 
@@ -70,6 +71,7 @@ class Vocabulary:
     Attributes:
         tokenizer: The tokenizer itself.
         detokenizer: What makes text of its ids.
+        bad_words: What spells a word in its ids.
         size: All ids are below it.
         eos_id: The end token.
         prose_ids: What free text is made of: whole words with the space before them, now and then a mark.
@@ -83,6 +85,7 @@ class Vocabulary:
     def __init__(self, files: TokenizerFiles) -> None:
         self.tokenizer: Tokenizer = Tokenizer.from_str(files.tokenizer_json)
         self.detokenizer = Detokenizer(self.tokenizer)
+        self.bad_words = BadWords(self.tokenizer)
         ids = self.tokenizer.get_vocab()
         self.size = max(ids.values()) + 1
         eos_token = files.special_tokens.get("eos_token")

@@ -11,6 +11,7 @@ from vllm.model_executor.layers.quantization import QUANTIZATION_METHODS
 from vllm.platforms import current_platform
 from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
+from worker.bad_words import MOST_SPELLING_TOKENS, MOST_SPELLINGS
 from worker.config import WorkerSettings
 from worker.engine import EngineStartError
 from worker.engine_options import Platform, engine_options
@@ -54,6 +55,8 @@ def engine_args(settings: WorkerSettings) -> AsyncEngineArgs:
     on_cpu = current_platform.is_cpu()
     if on_cpu:
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(settings.cpu_kv_cache_gib))
+    os.environ.setdefault("VLLM_MAX_NUM_BAD_WORDS", str(MOST_SPELLINGS))
+    os.environ.setdefault("VLLM_MAX_BAD_WORDS_TOTAL_TOKENS", str(MOST_SPELLING_TOKENS))
     values: dict[str, Any] = {
         "model": settings.model,
         "served_model_name": settings.served_model_name or folder_name(settings.model),

@@ -23,6 +23,7 @@ from vllm.v1.engine.input_processor import InputProcessor
 from vllm.v1.executor import Executor
 
 from sluice.worker.v1 import worker_pb2
+from worker.bad_words import BadWords
 from worker.config import WorkerSettings
 from worker.detokenizer import Detokenizer
 from worker.engine import Emit, EngineDescription, EngineStartError
@@ -79,6 +80,7 @@ class VllmEngine:
         self._unchecked = UncheckedRequests(make_checker(config, tokenizer))
         # After the engine core, which might else hold open the pipe by which the checker notices this process's end.
         await self._unchecked.start()
+        self._bad_words = BadWords(tokenizer.backend_tokenizer)
         self._requests = VllmRequests(Detokenizer(tokenizer.backend_tokenizer), self._stop)
         self._tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._send())]
         began_s = time.monotonic()
@@ -142,6 +144,8 @@ class VllmEngine:
         checked = set_aside(params, self._backend)
         whole = self._inputs.process_inputs(request.request_id, prompt, params, self._supported_tasks)
         check_end_tokens(whole.sampling_params)
+        if params.bad_words:
+            whole.sampling_params._bad_words_token_ids = self._bad_words.spellings(params.bad_words)
         for index in range(params.n):
             each = copy(whole)
             each.request_id = next(self._core_ids)

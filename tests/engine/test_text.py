@@ -83,6 +83,14 @@ async def test_a_seed_repeats_its_tokens(real: RealHouse) -> None:
     assert first.token_ids == second.token_ids
 
 
+async def test_a_banned_word_comes_neither_after_a_space_nor_in_other_tokens(real: RealHouse) -> None:
+    for prompt in PROMPTS:
+        said = (await real.client.generate(chat(prompt))).text
+        words = [word for word in dict.fromkeys(re.findall("[A-Za-z]+", said)) if len(word) > 3][:4]
+        banned = (await real.client.generate(chat(prompt, bad_words=words))).text
+        assert not set(words).intersection(re.findall("[A-Za-z]+", banned))
+
+
 async def test_a_stop_string_ends_the_text_before_it(real: RealHouse, expected: dict[str, str]) -> None:
     prompt = PROMPTS[0]
     word = expected[prompt].split()[4]

@@ -2,15 +2,17 @@
 
 import asyncio
 import json
+import math
 import multiprocessing
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sluice.worker.v1 import worker_pb2
 from tests.worker.collecting import CollectingEngine
-from tests.worker.engine_contract import PROMPT, STOP, EngineContract
+from tests.worker.engine_contract import PROMPT, STOP, EngineContract, choice
 from worker.config import WorkerSettings
 from worker.engine import Emit, EngineStartError
 from worker.vllm_arguments import engine_args
@@ -40,6 +42,35 @@ async def test_the_second_of_the_models_end_tokens_is_named_only_where_it_was_as
     assert answer.token_ids() == [second]
     assert answer.last().finish_reason == STOP
     assert answer.last().WhichOneof("stopped_by") == ("stop_token_id" if is_asked_for else None)
+
+
+async def test_log_probabilities_are_of_what_a_constraint_allows(engine: CollectingEngine) -> None:
+    answer = engine.submit(PROMPT, structured_output=choice("漢"), logprobs=2, max_tokens=8)
+    await first_complete(engine, answer)
+    positions = answer.logprobs()[:3]  # its bytes, of which each is the only one that is allowed
+    assert [position.chosen.logprob for position in positions] == pytest.approx([0.0] * 3)
+    assert [position.top[1].logprob for position in positions] == [-math.inf] * 3
+
+
+@pytest.mark.parametrize("option", ["allowed_token_ids", "logit_bias", "temperature"])
+async def test_log_probabilities_are_the_models_own_whatever_else_is_asked_for(
+    engine: CollectingEngine, option: str
+) -> None:
+    prompt = engine.random_prompt(8)
+    plain = engine.submit(prompt, logprobs=5, max_tokens=1)
+    await first_complete(engine, plain)
+    word = plain.logprobs()[0].top[3].token_id
+    options: dict[str, Any] = {
+        "allowed_token_ids": {"allowed_token_ids": [word]},
+        "logit_bias": {"logit_bias": {word: 100.0}},
+        "temperature": {"temperature": 2.0, "seed": 1},
+    }
+    asked = engine.submit(prompt, logprobs=5, max_tokens=1, **options[option])
+    await first_complete(engine, asked)
+    values = [[(each.token_id, each.logprob) for each in answer.logprobs()[0].top] for answer in (plain, asked)]
+    assert [token_id for token_id, _ in values[0]] == [token_id for token_id, _ in values[1]]
+    assert [value for _, value in values[0]] == pytest.approx([value for _, value in values[1]], abs=1e-3)
+    assert asked.logprobs()[0].chosen.token_id == word or option == "temperature"
 
 
 async def test_prompt_tokens_that_the_prefix_cache_holds_are_told(engine: CollectingEngine) -> None:

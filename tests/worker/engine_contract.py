@@ -7,6 +7,7 @@ uses fresh request ids and leaves the engine empty. Nothing depends on what the 
 import asyncio
 import hashlib
 import math
+import re
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -188,6 +189,16 @@ class EngineContract:
         else:
             assert answer.failure is None
             assert broken_promises(engine, answer) == []
+
+    async def test_a_banned_word_never_stands_in_the_text(self, engine: CollectingEngine) -> None:
+        """Whatever the model would say: first the words of its own answer, then those that came in their stead."""
+        words: list[str] = []
+        for _ in range(4):
+            answer = await engine.generate(PROMPT, max_tokens=24, ignore_eos=True, bad_words=words)
+            assert answer.failure is None
+            said = re.findall(r"[A-Za-z]+", answer.text())
+            assert not set(words).intersection(said)
+            words += said[:8]
 
     @pytest.mark.parametrize("ignore_eos", [False, True])
     async def test_min_tokens_are_refused_where_only_end_tokens_are_allowed(

@@ -1,5 +1,6 @@
 """What sampling options promise of any answer, whatever the model says."""
 
+import re
 from collections.abc import Iterator
 
 from sluice.v1 import generation_pb2
@@ -29,7 +30,7 @@ def _of_the_tokens(engine: CollectingEngine, answer: Answer) -> Iterator[str]:
 
 def _of_the_text(answer: Answer) -> Iterator[str]:
     sampling, text = answer.request.sampling, answer.text()
-    if any(word in text for word in sampling.bad_words):
+    if any(re.search(rf"\b{re.escape(word)}\b", text) for word in sampling.bad_words):
         yield "bad_words"
     if not sampling.min_tokens and any(stop in text for stop in sampling.stop):
         yield "stop"

@@ -243,7 +243,9 @@ class SamplingParams(_message.Message):
     """Fixes the random numbers of this request; any number does. At temperature 0 there are none."""
     logprobs: _builtins.int
     """How many of the likeliest tokens are reported with their log-probability at each position, besides the chosen
-    one; 0: the chosen one alone. At most 20. Unset: no log-probabilities.
+    one; 0: the chosen one alone. They are the model's own, of all tokens that structured_output allows there, and before
+    every other option: temperature, penalties, biases, allowed_token_ids and bad_words change none. At most 20. Unset: no
+    log-probabilities.
     """
     n: _builtins.int
     """How many sequences are generated from the prompt. In [1, 16]; 1 at temperature 0. Neutral: 1."""
@@ -273,7 +275,11 @@ class SamplingParams(_message.Message):
 
     @_builtins.property
     def bad_words(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Words that must not be generated. At most 64, none empty."""
+        """Words that never stand in the text, at its beginning, after a space or after any other mark, whatever tokens would
+        spell them; a longer word that has one in it ("caches") may come or not. Spaces around a word are left out. At most 64,
+        none empty, and as many as have at most 8,192 spellings in the model's tokens; none where allowed_token_ids or
+        structured_output is set.
+        """
 
     @_builtins.property
     def structured_output(self) -> Global___StructuredOutput:
@@ -373,7 +379,7 @@ class TokenLogprob(_message.Message):
     text: _builtins.str
     """The token's own text; bytes that are no character by themselves appear as U+FFFD."""
     logprob: _builtins.float
-    """Natural logarithm of its probability; at most 0."""
+    """Natural logarithm of its probability; at most 0, and minus infinity where structured_output rules the token out."""
     def __init__(
         self,
         *,
