@@ -13,6 +13,7 @@ from common.request_check import RequestCheck
 from common.settings import ServerSettings
 
 UNLIMITED: Final = -1
+MOST_METADATA_BYTES: Final = 16_384
 
 _PENDING_RPCS = 65_536
 _HANDSHAKE_MS = 10_000
@@ -90,6 +91,9 @@ def _server_options(settings: ServerSettings, receive_limit_bytes: int) -> list[
     return [
         ("grpc.max_receive_message_length", receive_limit_bytes),
         ("grpc.max_send_message_length", UNLIMITED),
+        # By default gRPC refuses calls by chance between 8 and 16 kB.
+        ("grpc.max_metadata_size", MOST_METADATA_BYTES),
+        ("grpc.absolute_max_metadata_size", MOST_METADATA_BYTES),
         ("grpc.so_reuseport", 0),  # a second process on the same port must fail, not share
         # Beyond about a thousand RPCs that arrive at once gRPC would cancel the rest by itself.
         ("grpc.server.max_pending_requests", _PENDING_RPCS),

@@ -191,3 +191,16 @@ async def state_after_idling(address: str) -> grpc.ChannelConnectivity:
         except TimeoutError:
             pass
         return channel.get_state()
+
+
+async def test_metadata_of_up_to_16_kb_is_always_taken_and_more_never(running: House) -> None:
+    async def generate(value_bytes: int) -> None:
+        metadata = (("x-long", "a" * value_bytes),)
+        async for _ in running.client.stub.Generate(ask("hi", sampling=tokens(1)), metadata=metadata):
+            pass
+
+    for _ in range(10):
+        await generate(15_000)
+        with pytest.raises(grpc.aio.AioRpcError, match="metadata size exceeds") as caught:
+            await generate(16_384)
+        assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED

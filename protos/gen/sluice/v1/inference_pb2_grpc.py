@@ -29,7 +29,8 @@ class InferenceServiceStub(object):
     """Text generation by deadline and priority.
 
     A call's own deadline is the request's deadline, and cancelling the call cancels the request. Errors carry
-    google.rpc details: BadRequest for bad input, ErrorInfo with a reason, RetryInfo where a retry makes sense.
+    google.rpc details: BadRequest for bad input, ErrorInfo with a reason, RetryInfo where a retry makes sense. A call's
+    metadata has at most 16,384 bytes; with more gRPC itself refuses the call, RESOURCE_EXHAUSTED without details.
     """
 
     def __init__(self, channel):
@@ -69,7 +70,8 @@ class InferenceServiceServicer(object):
     """Text generation by deadline and priority.
 
     A call's own deadline is the request's deadline, and cancelling the call cancels the request. Errors carry
-    google.rpc details: BadRequest for bad input, ErrorInfo with a reason, RetryInfo where a retry makes sense.
+    google.rpc details: BadRequest for bad input, ErrorInfo with a reason, RetryInfo where a retry makes sense. A call's
+    metadata has at most 16,384 bytes; with more gRPC itself refuses the call, RESOURCE_EXHAUSTED without details.
     """
 
     def Generate(self, request, context):
@@ -152,7 +154,8 @@ class InferenceService(object):
     """Text generation by deadline and priority.
 
     A call's own deadline is the request's deadline, and cancelling the call cancels the request. Errors carry
-    google.rpc details: BadRequest for bad input, ErrorInfo with a reason, RetryInfo where a retry makes sense.
+    google.rpc details: BadRequest for bad input, ErrorInfo with a reason, RetryInfo where a retry makes sense. A call's
+    metadata has at most 16,384 bytes; with more gRPC itself refuses the call, RESOURCE_EXHAUSTED without details.
     """
 
     @staticmethod

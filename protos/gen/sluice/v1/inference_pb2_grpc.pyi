@@ -30,7 +30,8 @@ class InferenceServiceStub:
     """Text generation by deadline and priority.
 
     A call's own deadline is the request's deadline, and cancelling the call cancels the request. Errors carry
-    google.rpc details: BadRequest for bad input, ErrorInfo with a reason, RetryInfo where a retry makes sense.
+    google.rpc details: BadRequest for bad input, ErrorInfo with a reason, RetryInfo where a retry makes sense. A call's
+    metadata has at most 16,384 bytes; with more gRPC itself refuses the call, RESOURCE_EXHAUSTED without details.
     """
 
     @_typing.overload
@@ -61,7 +62,8 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     """Text generation by deadline and priority.
 
     A call's own deadline is the request's deadline, and cancelling the call cancels the request. Errors carry
-    google.rpc details: BadRequest for bad input, ErrorInfo with a reason, RetryInfo where a retry makes sense.
+    google.rpc details: BadRequest for bad input, ErrorInfo with a reason, RetryInfo where a retry makes sense. A call's
+    metadata has at most 16,384 bytes; with more gRPC itself refuses the call, RESOURCE_EXHAUSTED without details.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -88,7 +90,8 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
     """Text generation by deadline and priority.
 
     A call's own deadline is the request's deadline, and cancelling the call cancels the request. Errors carry
-    google.rpc details: BadRequest for bad input, ErrorInfo with a reason, RetryInfo where a retry makes sense.
+    google.rpc details: BadRequest for bad input, ErrorInfo with a reason, RetryInfo where a retry makes sense. A call's
+    metadata has at most 16,384 bytes; with more gRPC itself refuses the call, RESOURCE_EXHAUSTED without details.
     """
 
     @_abc_1.abstractmethod
