@@ -135,16 +135,22 @@ class StructuredOutput(_message.Message):
     GRAMMAR_FIELD_NUMBER: _builtins.int
     JSON_OBJECT_FIELD_NUMBER: _builtins.int
     json_schema: _builtins.str
-    """A JSON schema, as JSON text of at most 65,536 characters and 64 levels."""
+    """A JSON schema (draft 2020-12), as JSON text of at most 65,536 characters and 64 levels; a keyword that is not
+    enforced is refused. Patterns are bounded as regex is; minItems and maxItems by 10,000.
+    """
     regex: _builtins.str
-    """A regular expression, matched against the whole output."""
+    """A regular expression, matched against the whole output: at most 8,192 characters, 64 nested groups, and 10,000
+    for a counted repetition; no lookaround, backreference or word boundary.
+    """
     grammar: _builtins.str
-    """A context-free grammar in EBNF (GBNF or Lark dialect, as the engine's grammar backend reads it)."""
+    """A context-free grammar in EBNF (GBNF or Lark dialect, as the engine's grammar backend reads it), of at most
+    65,536 characters and 64 levels of brackets, without %json.
+    """
     json_object: _builtins.bool
     """Any JSON object; must be true where it is set."""
     @_builtins.property
     def choice(self) -> Global___Choices:
-        """One of these strings."""
+        """One of these strings: at most 1,024, and 65,536 characters together."""
 
     def __init__(
         self,
