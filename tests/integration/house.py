@@ -68,8 +68,8 @@ class WatchedEngine(SimulatedEngine):
         super().abort(request_id)
 
     def is_empty(self) -> bool:
-        """Whether nothing runs, waits or holds KV cache, by the engine's own counters."""
-        return self.load.running == self.load.waiting == 0 and self.load.kv_cache_usage == 0
+        """Whether no request is there (before a step the counters know of none), and nothing holds KV cache."""
+        return not self._requests and self.load.running == self.load.waiting == 0 and self.load.kv_cache_usage == 0
 
 
 def made(engine: Engine) -> Callable[[WorkerSettings], Engine]:

@@ -12,7 +12,7 @@ from scheduler.app import SchedulerApp
 from sluice.v1 import inference_pb2
 from sluice.worker.v1 import worker_pb2
 from tests.integration.apart import QUIET, address_of, lone_scheduler
-from tests.integration.house import WatchedEngine, eventually
+from tests.integration.house import WatchedEngine, eventually, made
 from tests.integration.stream import Stream, detail, reason, tokens
 from tests.integration.stub_worker import stub_worker
 from worker.app import WorkerApp
@@ -74,7 +74,7 @@ async def mortals(fall: Fall) -> AsyncIterator[tuple[list[MortalEngine], Schedul
     engines = [MortalEngine(fall) for _ in range(WORKERS)]
     async with AsyncExitStack() as stack:
         for engine in engines:
-            engine.app = await stack.enter_async_context(WorkerApp(SETTINGS, engine))
+            engine.app = await stack.enter_async_context(WorkerApp(SETTINGS, made(engine)))
         addresses = [address_of(engine.app) for engine in engines]
         scheduler = await stack.enter_async_context(lone_scheduler(*addresses, policy="fcfs"))
         client = await stack.enter_async_context(Client(address_of(scheduler)))
