@@ -13,10 +13,13 @@ from types import TracebackType
 from typing import NoReturn, Self
 
 from common.backoff import Backoff
+from common.readiness import TookTooLong, patiently
 
 RESTART_S = 1.0
 MOST_RESTART_S = 30.0
 HEALTHY_S = 60.0
+PROGRESS_S = 10.0
+LOADING_S = 7200.0  # a large model may have to be downloaded first
 STOP_S = 40.0  # longer than the processes' own drain_s
 TAIL_LINES = 15
 
@@ -116,12 +119,22 @@ class Deployment:
         raise AssertionError("a process is kept for ever")
 
     async def until_up(self) -> None:
-        """Wait until all that are watched have served."""
-        await asyncio.gather(*(member.is_up.wait() for member in self._members.values() if member.until_up))
+        """Wait until all that are watched have served.
 
-    def not_up(self) -> list[str]:
-        """Name those that have yet to serve."""
-        return [name for name, member in self._members.items() if member.until_up and not member.is_up.is_set()]
+        Raises:
+            TookTooLong: One of them does not, within LOADING_S.
+
+        """
+        await patiently(self._all_up(), self._not_up, self._say, every_s=PROGRESS_S, limit_s=LOADING_S)
+
+    async def _all_up(self) -> None:
+        for member in self._members.values():
+            if member.until_up:
+                await member.is_up.wait()
+
+    def _not_up(self) -> str:
+        names = [name for name, member in self._members.items() if member.until_up and not member.is_up.is_set()]
+        return f"{', '.join(names)} (loading the model; logs in {self.logs})"
 
     async def _keep(self, member: _Member) -> NoReturn:
         while True:
@@ -143,11 +156,24 @@ class Deployment:
     async def _come_up(self, member: _Member) -> None:
         if member.until_up is None:
             return
-        await member.until_up()
+        if not member.is_up.is_set():
+            await member.until_up()  # until_up of them all says what it waits for
+        elif not await self._is_up_again(member, member.until_up()):
+            return
         member.up_since_s = time.monotonic()
-        if member.is_up.is_set():
-            self._say(f"{member.name} is up again")
         member.is_up.set()
+
+    async def _is_up_again(self, member: _Member, until_up: Awaitable[None]) -> bool:
+        """Wait until it serves; end it, so that another takes its place, where that takes too long."""
+        what = f"{member.name} (loading the model again; log in {self.log_of(member.name)})"
+        try:
+            await patiently(until_up, lambda: what, self._say, every_s=PROGRESS_S, limit_s=LOADING_S)
+        except TookTooLong as error:
+            self._say(str(error))
+            member.process.kill()
+            return False
+        self._say(f"{member.name} is up again")
+        return True
 
     async def _run(
         self, name: str, command: Sequence[str], environment: Mapping[str, str]

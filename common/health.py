@@ -24,10 +24,10 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
         self._changed = asyncio.Event()
         self._shut_down = False
 
-    def set_ready(self, service: str, *, ready: bool) -> None:
-        """Say whether a service can take requests now. Has no effect after ``shut_down``."""
+    def set_ready(self, *services: str, ready: bool) -> None:
+        """Say whether services can take requests now. Has no effect after ``shut_down``."""
         if not self._shut_down:
-            self._statuses[service] = _SERVING if ready else _NOT_SERVING
+            self._statuses |= dict.fromkeys(services, _SERVING if ready else _NOT_SERVING)
             self._wake_watches()
 
     def shut_down(self) -> None:

@@ -18,7 +18,7 @@ import grpc
 
 from common.address import BindError
 from common.client import Client, ask
-from common.deployment import Deployment, ProcessEnded
+from common.deployment import PROGRESS_S, Deployment, ProcessEnded
 from common.gpu_share import TooFewGpus, environment_for
 from common.guardian import Guardian
 from common.launch_addresses import LaunchAddresses
@@ -32,8 +32,6 @@ SCHEDULER_ADDRESS: Final = "127.0.0.1:50051"
 FIRST_WORKER_PORT: Final = 50061
 METRICS_PORT: Final = 9464
 ADMIN_PORT: Final = 50052
-SERVICE: Final = "sluice.v1.InferenceService"
-WORKER_SERVICE: Final = "sluice.worker.v1.WorkerService"
 SECURED: Final = (
     "SLUICE_SCHEDULER_CALLERS",
     "SLUICE_SCHEDULER_TLS__",
@@ -44,9 +42,7 @@ SECURED: Final = (
 )
 HUB_TIMEOUT_S = 3.0
 FIRST_ANSWER_S = 120.0
-PROGRESS_S = 10.0
 MAKING_S = 900.0
-LOADING_S = 7200.0  # a large model may have to be downloaded first
 CONNECTING_S = 120.0
 
 NEXT_STEPS = """
@@ -60,7 +56,8 @@ Sluice is up: {model} on {workers} worker(s), scheduler at {address}. Ctrl-C sto
 or in Python ({python}):
 
   import grpc; from sluice.v1 import inference_pb2 as pb, inference_pb2_grpc as rpc
-  stub = rpc.InferenceServiceStub(grpc.insecure_channel("{address}"))
+  channel = grpc.insecure_channel("{address}", options=[("grpc.enable_http_proxy", 0)])
+  stub = rpc.InferenceServiceStub(channel)
   chat = pb.Chat(messages=[pb.ChatMessage(role="user", content="{question}")])
   for response in stub.Generate(pb.GenerateRequest(chat=chat)): print(response.chunk.text, end="", flush=True)
 
@@ -141,7 +138,7 @@ async def _up(options: argparse.Namespace) -> int:
         with Guardian(), TemporaryDirectory() as secrets:
             async with Deployment(options.cache / "logs", signals.second, _say) as deployment:
                 await _until_one_ends(_serve(options, deployment, WorkerToken.make(Path(secrets))), signals.wait())
-    except (LaunchError, ProcessEnded) as error:
+    except (LaunchError, ProcessEnded, TookTooLong) as error:
         _say(str(error))
         return 1
     return 0
@@ -160,12 +157,12 @@ async def _serve(options: argparse.Namespace, deployment: Deployment, token: Wor
     model = options.model or await _default_model(engine, options.cache)
     for number in range(options.workers):
         arguments, environment = _worker(engine, model, addresses, number, options.tensor_parallel_size)
-        until_up = partial(until_serving, addresses.workers[number], WORKER_SERVICE)
+        until_up = partial(until_serving, addresses.workers[number], token.deployment)
         await deployment.start(f"worker-{number}", arguments, environment | token.for_worker(), until_up=until_up)
     await deployment.start("scheduler", _scheduler(addresses), os.environ | token.for_scheduler())
     what = "the simulated engine, whose words mean nothing" if engine == "simulated" else "vLLM"
     _say(f"starting {options.workers} worker(s) on {what}, and the scheduler; logs in {deployment.logs}")
-    await _until_one_ends(_welcome(addresses, deployment, began), deployment.watch())
+    await _until_one_ends(_welcome(addresses, deployment, token, began), deployment.watch())
 
 
 async def _until_one_ends(*works: Coroutine[Any, Any, None]) -> None:
@@ -227,10 +224,10 @@ def _worker(
         raise LaunchError(str(error)) from None
 
 
-async def _welcome(addresses: LaunchAddresses, deployment: Deployment, began: float) -> None:
+async def _welcome(addresses: LaunchAddresses, deployment: Deployment, token: WorkerToken, began: float) -> None:
     """Ask the first question as soon as all are up, say what to type next, and stay until cancelled."""
     address = addresses.reachable_scheduler
-    await _ready(address, deployment)
+    await _ready(address, deployment, token)
     model = await _first_answer(address, f"ready after {time.monotonic() - began:.0f} s")
     _print(
         NEXT_STEPS.format(
@@ -248,36 +245,30 @@ async def _welcome(addresses: LaunchAddresses, deployment: Deployment, began: fl
     await asyncio.Event().wait()
 
 
-async def _ready(address: str, deployment: Deployment) -> None:
-    """Wait until every worker serves, and then until the scheduler says that it has one."""
-    loading = lambda: f"{', '.join(deployment.not_up())} (loading the model; logs in {deployment.logs})"  # noqa: E731
-    connecting = f"the scheduler (connecting to its workers; log in {deployment.log_of('scheduler')})"
-    try:
-        await patiently(deployment.until_up(), loading, _say, every_s=PROGRESS_S, limit_s=LOADING_S)
-        ready = until_serving(address, SERVICE)
-        await patiently(ready, lambda: connecting, _say, every_s=PROGRESS_S, limit_s=CONNECTING_S)
-    except TookTooLong as error:
-        raise LaunchError(str(error)) from None
+async def _ready(address: str, deployment: Deployment, token: WorkerToken) -> None:
+    """Wait until every worker serves, and then until the scheduler, and no other's, says that it has one."""
+    await deployment.until_up()
+    what = f"the scheduler (connecting to its workers; log in {deployment.log_of('scheduler')})"
+    ready = until_serving(address, token.deployment)
+    await patiently(ready, lambda: what, _say, every_s=PROGRESS_S, limit_s=CONNECTING_S)
 
 
 async def _first_answer(address: str, when: str) -> str:
     """Stream the first answer to the terminal; return the model's name."""
     request = ask(messages=[{"role": "user", "content": FIRST_QUESTION}])
-    model = ""
     try:
         async with Client(address) as client:
-            async for response in client.stream(request, timeout_s=FIRST_ANSWER_S):
-                match response.WhichOneof("event"):
-                    case "accepted":
-                        model = response.accepted.model
-                        _say(f"{when}; asking {model}: {FIRST_QUESTION}\n")
-                    case "chunk":
-                        sys.stdout.write(response.chunk.text)
-                        sys.stdout.flush()
+            events = client.stream(request, timeout_s=FIRST_ANSWER_S)
+            what = "the scheduler to take the first question"
+            first = await patiently(anext(events), lambda: what, _say, every_s=PROGRESS_S, limit_s=FIRST_ANSWER_S)
+            _say(f"{when}; asking {first.accepted.model}: {FIRST_QUESTION}\n")
+            async for response in events:
+                sys.stdout.write(response.chunk.text)
+                sys.stdout.flush()
     except grpc.aio.AioRpcError as error:
         raise LaunchError(f"the first answer failed: {describe(error)}") from error
     _print("")
-    return model
+    return first.accepted.model
 
 
 async def _default_model(engine: str, cache: Path) -> str:
@@ -298,8 +289,6 @@ async def _default_model(engine: str, cache: Path) -> str:
         await patiently(making.wait(), lambda: what, _say, every_s=PROGRESS_S, limit_s=MAKING_S)
         if making.returncode != 0:
             raise LaunchError("the demo model could not be made; see above")
-    except TookTooLong as error:
-        raise LaunchError(str(error)) from None
     finally:
         if making.returncode is None:
             making.terminate()

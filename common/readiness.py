@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -12,6 +12,8 @@ from common.grpc_server import CHANNEL_OPTIONS
 
 POLL_S = 0.1
 CHECK_S = 2.0
+
+T = TypeVar("T")
 
 
 class TookTooLong(Exception):
@@ -36,14 +38,14 @@ async def _serves(stub: Any, service: str) -> bool:
 
 
 async def patiently(
-    work: Coroutine[Any, Any, object],
+    work: Awaitable[T],
     what: Callable[[], str],
     say: Callable[[str], None],
     *,
     every_s: float,
     limit_s: float,
-) -> None:
-    """Wait for something, and say every so often ``what`` for.
+) -> T:
+    """Wait for something, say every so often ``what`` for, and return what it returns.
 
     Raises:
         TookTooLong: It is not over within the limit.
@@ -56,7 +58,7 @@ async def patiently(
             if waited_s >= limit_s:
                 raise TookTooLong(f"waited {waited_s:.0f} s for {what()}, which is the limit")
             say(f"waiting for {what()}, {waited_s:.0f} s")
-        task.result()
+        return task.result()
     finally:
         task.cancel()
         await asyncio.wait({task})

@@ -63,7 +63,8 @@ class SchedulerApp:
         self._answering = Answering(settings, self.dispatcher, self._metrics)
         self._sessions = OpenSessions(settings, self._answering)
         self._servicer = InferenceServicer(self._answering, self._sessions, self.dispatcher)
-        self._dialer = WorkerDialer(settings.worker_tls.client(), settings.worker_token_file)
+        self._dialer = WorkerDialer(settings.worker_tls.client(), settings.worker_token_file, settings.deployment)
+        self._services = [SERVICE, *([settings.deployment] if settings.deployment else [])]
         self._pool = WorkerPool(
             settings.worker, self._dialer, self.dispatcher, self.circuits, on_change=self._on_workers
         )
@@ -81,7 +82,7 @@ class SchedulerApp:
         doorkeepers = [Authentication(callers)] if callers else []
         self._server = make_server(self._settings.server, doorkeepers=doorkeepers)
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(self._servicer, self._server)
-        self._health = add_health(self._server, [SERVICE])
+        self._health = add_health(self._server, self._services)
         if self._settings.server.reflection:
             add_reflection(self._server, [SERVICE])
         self.port = bind(self._server, self._settings.listen, credentials)
@@ -129,7 +130,7 @@ class SchedulerApp:
         if (model := self._pool.model) is not None and not self._answering.serves(model):
             self._answering.serve(model)
         if not self.is_draining:
-            self._health.set_ready(SERVICE, ready=self.dispatcher.workers > 0)
+            self._health.set_ready(*self._services, ready=self.dispatcher.workers > 0)
 
 
 def make_core(settings: SchedulerSettings) -> Scheduler:

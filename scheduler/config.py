@@ -63,6 +63,9 @@ class SchedulerSettings(Settings):
     )
     worker_tls: WorkerTlsSettings = WorkerTlsSettings()
     worker_token_file: str = Field("", description="File with the token that workers ask for; empty: none.")
+    deployment: str = Field(
+        "", description="Name of the deployment, whose workers alone are taken; its health has it too. Empty: any."
+    )
     policy: PolicyName = Field("feasible-edf", description="Who is served, and in which order.")
     aging_s: float = Field(10.0, gt=0, description="Seconds of waiting worth one step of strict priority.")
     max_queued_requests: int = Field(1024, ge=0, description="Requests that may wait; one more is refused.")

@@ -97,6 +97,7 @@ class WorkerKeeper:
         session = WorkerSession(stub, metadata, address=self._address)
         try:
             hello = await _opened(session)
+            self._dialer.recognise(hello)
             await self._model.agree(hello.model, stub, metadata)
             self._join(session)
             self.is_connected = True

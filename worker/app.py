@@ -67,13 +67,14 @@ class WorkerApp:
         self._endpoint = serve_metrics("".join(metrics), self._metrics.registry)
         worker_id = f"worker-{uuid.uuid4().hex[:8]}"
         schedulers = Schedulers(self._settings.scheduler_token_sha256, self._settings.scheduler_certificate)
-        self._servicer = WorkerServicer(self._engine, description, worker_id, schedulers)
+        deployment = self._settings.deployment
+        self._servicer = WorkerServicer(self._engine, description, worker_id, schedulers, deployment=deployment)
         worker_pb2_grpc.add_WorkerServiceServicer_to_server(self._servicer, self._server)
-        self._health = add_health(self._server, [SERVICE])
+        self._health = add_health(self._server, services := [SERVICE, *([deployment] if deployment else [])])
         if self._settings.server.reflection:
             add_reflection(self._server, [SERVICE])
         await self._server.start()
-        self._health.set_ready(SERVICE, ready=True)
+        self._health.set_ready(*services, ready=True)
         encrypted, has_token = credentials is not None, bool(self._settings.scheduler_token_sha256)
         authenticated = has_token or bool(self._settings.tls.client_ca)
         warn_of_exposure(log, self._settings.listen, encrypted=encrypted, authenticated=authenticated)

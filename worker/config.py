@@ -76,6 +76,9 @@ class WorkerSettings(Settings):
     scheduler_certificate: str = Field(
         "", description="Name that a scheduler's client certificate must have; empty: any."
     )
+    deployment: str = Field(
+        "", description="Name of the deployment, which schedulers are told; its health has it too. Empty: none."
+    )
     tls: ServerTlsSettings = ServerTlsSettings()
     server: ServerSettings = ServerSettings()
     metrics_listen: Address | Literal[""] = Field(

@@ -22,8 +22,17 @@ log = structlog.get_logger("worker")
 class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
     """Serves the schedulers that attach to one engine."""
 
-    def __init__(self, engine: Engine, description: EngineDescription, worker_id: str, schedulers: Schedulers) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        description: EngineDescription,
+        worker_id: str,
+        schedulers: Schedulers,
+        *,
+        deployment: str = "",
+    ) -> None:
         self._engine = engine
+        self._deployment = deployment
         self._schedulers = schedulers
         self._description = description
         self._worker_id = worker_id
@@ -105,4 +114,5 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
             model=self._description.model,
             capacity=self._description.capacity,
             engine=self._description.name,
+            deployment=self._deployment,
         )

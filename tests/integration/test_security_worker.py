@@ -9,7 +9,7 @@ from common.credentials import bearer, digest_of, make_token
 from common.tls import ClientTls
 from sluice.worker.v1 import worker_pb2, worker_pb2_grpc
 from tests.certificates import Authority
-from tests.integration.apart import address_of, lone_scheduler, lone_worker
+from tests.integration.apart import SERVING, address_of, health_of, lone_scheduler, lone_worker
 from tests.integration.house import eventually, failure
 from tests.integration.stream import reason
 from tests.recorded_log import RecordedLog
@@ -59,6 +59,27 @@ async def test_a_scheduler_without_the_token_goes_without_the_worker_until_its_f
         file.write_text(TOKEN)
         await eventually(lambda: app.dispatcher.workers == 1)
     assert "a scheduler's token" in log.told("worker is not attached")[0]["reason"]
+
+
+async def test_a_scheduler_of_a_deployment_takes_the_workers_of_that_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    log = RecordedLog()
+    monkeypatch.setattr("scheduler.worker_keeper.log", log)
+    async with (
+        lone_worker() as (nobodys, _),
+        lone_worker(deployment="theirs") as (theirs, _),
+        lone_worker(deployment="ours") as (ours, _),
+        lone_scheduler(*map(address_of, (nobodys, theirs, ours)), deployment="ours") as app,
+    ):
+        await eventually(lambda: app.dispatcher.workers == 1 and len(log.told("worker is not attached")) >= 2)
+        for each in (ours, app):
+            assert await health_of(address_of(each), "ours") == SERVING
+        for other in (nobodys, theirs):
+            error = await failure(health_of(address_of(other), "ours"))
+            assert error.code() is grpc.StatusCode.NOT_FOUND
+    assert {line["address"]: line["reason"] for line in log.told("worker is not attached")} == {
+        address_of(nobodys): "the worker that answers there is of no deployment, not of this one, 'ours'",
+        address_of(theirs): "the worker that answers there is of deployment 'theirs', not of this one, 'ours'",
+    }
 
 
 async def test_a_certificate_of_the_ca_with_another_name_is_no_scheduler_s(tmp_path: Path) -> None:

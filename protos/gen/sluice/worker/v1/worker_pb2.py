@@ -26,15 +26,15 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from sluice.v1 import generation_pb2 as sluice_dot_v1_dot_generation__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dsluice/worker/v1/worker.proto\x12\x10sluice.worker.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1asluice/v1/generation.proto\"\xa9\x01\n\x06Submit\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x18\n\x10prompt_token_ids\x18\x02 \x03(\r\x12+\n\x08sampling\x18\x03 \x01(\x0b\x32\x19.sluice.v1.SamplingParams\x12,\n\ttime_left\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x16\n\x0eresumed_tokens\x18\x05 \x01(\r\"U\n\rAttachRequest\x12)\n\x07submits\x18\x01 \x03(\x0b\x32\x18.sluice.worker.v1.Submit\x12\x19\n\x11\x61\x62ort_request_ids\x18\x02 \x03(\t\"\x96\x01\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x16\n\x0e\x63ontext_tokens\x18\x02 \x01(\r\x12\x17\n\x0fvocabulary_size\x18\x03 \x01(\r\x12\x18\n\x10tokenizer_digest\x18\x04 \x01(\t\x12\x34\n\x11generation_config\x18\x05 \x01(\x0b\x32\x19.sluice.v1.SamplingParams\"h\n\x08\x43\x61pacity\x12\x15\n\rmax_sequences\x18\x01 \x01(\r\x12\x17\n\x0fkv_cache_tokens\x18\x02 \x01(\x04\x12\x17\n\x0fmax_step_tokens\x18\x03 \x01(\r\x12\x13\n\x0bsteps_ahead\x18\x04 \x01(\r\"\x80\x01\n\x05Hello\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12&\n\x05model\x18\x02 \x01(\x0b\x32\x17.sluice.worker.v1.Model\x12,\n\x08\x63\x61pacity\x18\x03 \x01(\x0b\x32\x1a.sluice.worker.v1.Capacity\x12\x0e\n\x06\x65ngine\x18\x04 \x01(\t\"Z\n\x07\x46\x61ilure\x12/\n\x06reason\x18\x01 \x01(\x0e\x32\x1f.sluice.worker.v1.FailureReason\x12\r\n\x05\x66ield\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\"\xac\x02\n\x06Output\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05index\x18\x02 \x01(\r\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x11\n\ttoken_ids\x18\x04 \x03(\r\x12-\n\x08logprobs\x18\x05 \x03(\x0b\x32\x1b.sluice.v1.PositionLogprobs\x12.\n\rfinish_reason\x18\x06 \x01(\x0e\x32\x17.sluice.v1.FinishReason\x12\x0e\n\x04stop\x18\x07 \x01(\tH\x00\x12\x17\n\rstop_token_id\x18\x08 \x01(\rH\x00\x12\x1c\n\x14\x63\x61\x63hed_prompt_tokens\x18\t \x01(\r\x12*\n\x07\x66\x61ilure\x18\n \x01(\x0b\x32\x19.sluice.worker.v1.FailureB\x0c\n\nstopped_by\"t\n\nEngineStep\x12+\n\x08\x64uration\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06tokens\x18\x02 \x01(\r\x12\x16\n\x0e\x63ontext_tokens\x18\x03 \x01(\x04\x12\x11\n\tsequences\x18\x04 \x01(\r\"\x95\x01\n\x04Load\x12\x0f\n\x07running\x18\x01 \x01(\r\x12\x0f\n\x07waiting\x18\x02 \x01(\r\x12\x16\n\x0ekv_cache_usage\x18\x03 \x01(\x01\x12\r\n\x05steps\x18\x04 \x01(\x04\x12\x13\n\x0bpreemptions\x18\x05 \x01(\x04\x12/\n\tlast_step\x18\x06 \x01(\x0b\x32\x1c.sluice.worker.v1.EngineStep\"i\n\x04Step\x12)\n\x07outputs\x18\x01 \x03(\x0b\x32\x18.sluice.worker.v1.Output\x12$\n\x04load\x18\x02 \x01(\x0b\x32\x16.sluice.worker.v1.Load\x12\x10\n\x08\x64raining\x18\x03 \x01(\x08\"k\n\x0e\x41ttachResponse\x12(\n\x05hello\x18\x01 \x01(\x0b\x32\x17.sluice.worker.v1.HelloH\x00\x12&\n\x04step\x18\x02 \x01(\x0b\x32\x16.sluice.worker.v1.StepH\x00\x42\x07\n\x05\x65vent\"\x15\n\x13GetTokenizerRequest\"$\n\x14GetTokenizerResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c*\xa3\x01\n\rFailureReason\x12\x1e\n\x1a\x46\x41ILURE_REASON_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x46\x41ILURE_REASON_INVALID\x10\x01\x12\x19\n\x15\x46\x41ILURE_REASON_ENGINE\x10\x02\x12\x1b\n\x17\x46\x41ILURE_REASON_DRAINING\x10\x03\x12\x1e\n\x1a\x46\x41ILURE_REASON_ENGINE_DEAD\x10\x04\x32\xc1\x01\n\rWorkerService\x12O\n\x06\x41ttach\x12\x1f.sluice.worker.v1.AttachRequest\x1a .sluice.worker.v1.AttachResponse(\x01\x30\x01\x12_\n\x0cGetTokenizer\x12%.sluice.worker.v1.GetTokenizerRequest\x1a&.sluice.worker.v1.GetTokenizerResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dsluice/worker/v1/worker.proto\x12\x10sluice.worker.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1asluice/v1/generation.proto\"\xa9\x01\n\x06Submit\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x18\n\x10prompt_token_ids\x18\x02 \x03(\r\x12+\n\x08sampling\x18\x03 \x01(\x0b\x32\x19.sluice.v1.SamplingParams\x12,\n\ttime_left\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x16\n\x0eresumed_tokens\x18\x05 \x01(\r\"U\n\rAttachRequest\x12)\n\x07submits\x18\x01 \x03(\x0b\x32\x18.sluice.worker.v1.Submit\x12\x19\n\x11\x61\x62ort_request_ids\x18\x02 \x03(\t\"\x96\x01\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x16\n\x0e\x63ontext_tokens\x18\x02 \x01(\r\x12\x17\n\x0fvocabulary_size\x18\x03 \x01(\r\x12\x18\n\x10tokenizer_digest\x18\x04 \x01(\t\x12\x34\n\x11generation_config\x18\x05 \x01(\x0b\x32\x19.sluice.v1.SamplingParams\"h\n\x08\x43\x61pacity\x12\x15\n\rmax_sequences\x18\x01 \x01(\r\x12\x17\n\x0fkv_cache_tokens\x18\x02 \x01(\x04\x12\x17\n\x0fmax_step_tokens\x18\x03 \x01(\r\x12\x13\n\x0bsteps_ahead\x18\x04 \x01(\r\"\x94\x01\n\x05Hello\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12&\n\x05model\x18\x02 \x01(\x0b\x32\x17.sluice.worker.v1.Model\x12,\n\x08\x63\x61pacity\x18\x03 \x01(\x0b\x32\x1a.sluice.worker.v1.Capacity\x12\x0e\n\x06\x65ngine\x18\x04 \x01(\t\x12\x12\n\ndeployment\x18\x05 \x01(\t\"Z\n\x07\x46\x61ilure\x12/\n\x06reason\x18\x01 \x01(\x0e\x32\x1f.sluice.worker.v1.FailureReason\x12\r\n\x05\x66ield\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\"\xac\x02\n\x06Output\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05index\x18\x02 \x01(\r\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x11\n\ttoken_ids\x18\x04 \x03(\r\x12-\n\x08logprobs\x18\x05 \x03(\x0b\x32\x1b.sluice.v1.PositionLogprobs\x12.\n\rfinish_reason\x18\x06 \x01(\x0e\x32\x17.sluice.v1.FinishReason\x12\x0e\n\x04stop\x18\x07 \x01(\tH\x00\x12\x17\n\rstop_token_id\x18\x08 \x01(\rH\x00\x12\x1c\n\x14\x63\x61\x63hed_prompt_tokens\x18\t \x01(\r\x12*\n\x07\x66\x61ilure\x18\n \x01(\x0b\x32\x19.sluice.worker.v1.FailureB\x0c\n\nstopped_by\"t\n\nEngineStep\x12+\n\x08\x64uration\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06tokens\x18\x02 \x01(\r\x12\x16\n\x0e\x63ontext_tokens\x18\x03 \x01(\x04\x12\x11\n\tsequences\x18\x04 \x01(\r\"\x95\x01\n\x04Load\x12\x0f\n\x07running\x18\x01 \x01(\r\x12\x0f\n\x07waiting\x18\x02 \x01(\r\x12\x16\n\x0ekv_cache_usage\x18\x03 \x01(\x01\x12\r\n\x05steps\x18\x04 \x01(\x04\x12\x13\n\x0bpreemptions\x18\x05 \x01(\x04\x12/\n\tlast_step\x18\x06 \x01(\x0b\x32\x1c.sluice.worker.v1.EngineStep\"i\n\x04Step\x12)\n\x07outputs\x18\x01 \x03(\x0b\x32\x18.sluice.worker.v1.Output\x12$\n\x04load\x18\x02 \x01(\x0b\x32\x16.sluice.worker.v1.Load\x12\x10\n\x08\x64raining\x18\x03 \x01(\x08\"k\n\x0e\x41ttachResponse\x12(\n\x05hello\x18\x01 \x01(\x0b\x32\x17.sluice.worker.v1.HelloH\x00\x12&\n\x04step\x18\x02 \x01(\x0b\x32\x16.sluice.worker.v1.StepH\x00\x42\x07\n\x05\x65vent\"\x15\n\x13GetTokenizerRequest\"$\n\x14GetTokenizerResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c*\xa3\x01\n\rFailureReason\x12\x1e\n\x1a\x46\x41ILURE_REASON_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x46\x41ILURE_REASON_INVALID\x10\x01\x12\x19\n\x15\x46\x41ILURE_REASON_ENGINE\x10\x02\x12\x1b\n\x17\x46\x41ILURE_REASON_DRAINING\x10\x03\x12\x1e\n\x1a\x46\x41ILURE_REASON_ENGINE_DEAD\x10\x04\x32\xc1\x01\n\rWorkerService\x12O\n\x06\x41ttach\x12\x1f.sluice.worker.v1.AttachRequest\x1a .sluice.worker.v1.AttachResponse(\x01\x30\x01\x12_\n\x0cGetTokenizer\x12%.sluice.worker.v1.GetTokenizerRequest\x1a&.sluice.worker.v1.GetTokenizerResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'sluice.worker.v1.worker_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FAILUREREASON']._serialized_start=1703
-  _globals['_FAILUREREASON']._serialized_end=1866
+  _globals['_FAILUREREASON']._serialized_start=1723
+  _globals['_FAILUREREASON']._serialized_end=1886
   _globals['_SUBMIT']._serialized_start=112
   _globals['_SUBMIT']._serialized_end=281
   _globals['_ATTACHREQUEST']._serialized_start=283
@@ -44,23 +44,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CAPACITY']._serialized_start=523
   _globals['_CAPACITY']._serialized_end=627
   _globals['_HELLO']._serialized_start=630
-  _globals['_HELLO']._serialized_end=758
-  _globals['_FAILURE']._serialized_start=760
-  _globals['_FAILURE']._serialized_end=850
-  _globals['_OUTPUT']._serialized_start=853
-  _globals['_OUTPUT']._serialized_end=1153
-  _globals['_ENGINESTEP']._serialized_start=1155
-  _globals['_ENGINESTEP']._serialized_end=1271
-  _globals['_LOAD']._serialized_start=1274
-  _globals['_LOAD']._serialized_end=1423
-  _globals['_STEP']._serialized_start=1425
-  _globals['_STEP']._serialized_end=1530
-  _globals['_ATTACHRESPONSE']._serialized_start=1532
-  _globals['_ATTACHRESPONSE']._serialized_end=1639
-  _globals['_GETTOKENIZERREQUEST']._serialized_start=1641
-  _globals['_GETTOKENIZERREQUEST']._serialized_end=1662
-  _globals['_GETTOKENIZERRESPONSE']._serialized_start=1664
-  _globals['_GETTOKENIZERRESPONSE']._serialized_end=1700
-  _globals['_WORKERSERVICE']._serialized_start=1869
-  _globals['_WORKERSERVICE']._serialized_end=2062
+  _globals['_HELLO']._serialized_end=778
+  _globals['_FAILURE']._serialized_start=780
+  _globals['_FAILURE']._serialized_end=870
+  _globals['_OUTPUT']._serialized_start=873
+  _globals['_OUTPUT']._serialized_end=1173
+  _globals['_ENGINESTEP']._serialized_start=1175
+  _globals['_ENGINESTEP']._serialized_end=1291
+  _globals['_LOAD']._serialized_start=1294
+  _globals['_LOAD']._serialized_end=1443
+  _globals['_STEP']._serialized_start=1445
+  _globals['_STEP']._serialized_end=1550
+  _globals['_ATTACHRESPONSE']._serialized_start=1552
+  _globals['_ATTACHRESPONSE']._serialized_end=1659
+  _globals['_GETTOKENIZERREQUEST']._serialized_start=1661
+  _globals['_GETTOKENIZERREQUEST']._serialized_end=1682
+  _globals['_GETTOKENIZERRESPONSE']._serialized_start=1684
+  _globals['_GETTOKENIZERRESPONSE']._serialized_end=1720
+  _globals['_WORKERSERVICE']._serialized_start=1889
+  _globals['_WORKERSERVICE']._serialized_end=2082
 # @@protoc_insertion_point(module_scope)

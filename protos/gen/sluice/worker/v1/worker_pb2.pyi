@@ -216,10 +216,15 @@ class Hello(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     CAPACITY_FIELD_NUMBER: _builtins.int
     ENGINE_FIELD_NUMBER: _builtins.int
+    DEPLOYMENT_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     """The worker's name; new with each start of the process."""
     engine: _builtins.str
     """The engine and its version, for people."""
+    deployment: _builtins.str
+    """The deployment that the worker was started for: a scheduler that has one takes no other's workers, which may have
+    come to its workers' addresses. Empty: none in particular.
+    """
     @_builtins.property
     def model(self) -> Global___Model:
         """What it serves."""
@@ -235,10 +240,11 @@ class Hello(_message.Message):
         model: Global___Model | None = ...,
         capacity: Global___Capacity | None = ...,
         engine: _builtins.str = ...,
+        deployment: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "engine", b"engine", "model", b"model", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "deployment", b"deployment", "engine", b"engine", "model", b"model", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
