@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import os
 import signal
 import sys
@@ -280,11 +281,12 @@ async def test_explain_tells_a_person_terms_and_outlook(running: House) -> None:
     assert told["estimate"].startswith("first token in 0.0")
 
 
-async def test_explain_tells_why_a_request_would_be_refused(running: House) -> None:
-    await generate(
-        running.address, "hello", "--priority", "high", *SHORT
-    )  # a class unserved for long is let in to learn
-    hopeless = await explain(running.address, "word " * 20_000, "--priority", "high", "--timeout", "0.2")
+async def test_explain_tells_why_a_request_would_be_refused(running: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scheduler.core.feasible_edf.PROBE_AFTER_S", math.inf)  # who is unserved for long is let in
+    async with house(worker={"simulated": {"speed": 0.05}}) as slow:
+        learnt_from = ask(token_ids=[300] * 2_000, sampling={"max_tokens": 3}, priority="high")
+        await slow.client.generate(learnt_from)
+        hopeless = await explain(slow.address, "word " * 20_000, "--priority", "high")
     assert hopeless.status == 1
     assert "It would be refused: INFEASIBLE" in hopeless.out
     wrong = await explain(running.address, "hello", "--service-class", "none")

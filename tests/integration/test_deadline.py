@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
+from google.rpc import error_details_pb2
 
 from common.client import ask
 from common.rich_status import read_details
@@ -173,6 +174,23 @@ async def test_a_deadline_that_has_passed_on_arrival_is_refused_at_once(time_bud
     assert error.code() == grpc.StatusCode.DEADLINE_EXCEEDED
     assert reason(error) == "DEADLINE_PASSED"
     assert retry_after_s(error) > 0
+
+
+async def test_a_time_budget_in_which_nothing_can_be_said_is_refused_or_runs_out_as_its_class_says() -> None:
+    patient = {"high": {"ttft_s": 600.0, "tpot_s": 600.0}}
+    async with house(worker={"simulated": {"speed": 0.05}}, scheduler=patient) as built:
+        learnt_from = ask(token_ids=[300] * 2_000, priority="high", sampling=tokens(3))
+        await Stream(built, learnt_from).finished()
+        error = await Stream(built, ask(token_ids=[300] * 30_000, priority="high", time_budget_s=4)).error()
+        assert error.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+        info = detail(error, error_details_pb2.ErrorInfo)
+        assert info.reason == "INFEASIBLE"
+        assert float(info.metadata["estimated_first_token_s"]) > 4
+        assert len(built.engine.submitted) == 1
+        late = ask(token_ids=[300] * 30_000, priority="low", time_budget_s=2)
+        finished = await Stream(built, late).finished()
+    assert [each.finish_reason for each in finished.sequences] == [generation_pb2.FINISH_REASON_DEADLINE]
+    assert finished.usage.output_tokens == 0
 
 
 async def test_the_status_reaches_the_client_before_its_own_timer() -> None:

@@ -292,8 +292,9 @@ class GenerateRequest(_message.Message):
     @_builtins.property
     def time_budget(self) -> _duration_pb2.Duration:
         """Soft limit on the whole answer's time: when it runs out the answer so far stands, with FINISH_REASON_DEADLINE
-        instead of an error, empty where it was still queued. A budget in which not even an idle worker could begin is refused
-        on arrival as any deadline is: DEADLINE_EXCEEDED, INFEASIBLE or DEADLINE_PASSED. Above 0. Unset: none, only the call's own deadline.
+        instead of an error, empty where it was still queued. A budget in which not even an idle worker could begin is
+        refused on arrival as any deadline is, where the class refuses what is late: DEADLINE_EXCEEDED, with INFEASIBLE or
+        DEADLINE_PASSED. Above 0. Unset: none, only the call's own deadline.
         """
 
     def __init__(
