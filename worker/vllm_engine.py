@@ -34,8 +34,8 @@ from worker.vllm_description import describe, load_tokenizer
 from worker.vllm_load import EngineLoad
 from worker.vllm_requests import VllmRequests
 from worker.vllm_sampling import (
-    UnsupportedTopK,
     check_end_tokens,
+    check_guessing,
     constraint_field,
     engine_seed,
     field_at_fault,
@@ -73,7 +73,7 @@ class VllmEngine:
             self._backend = config.structured_outputs_config.backend
             self._inputs = InputProcessor(config)
             self._core = EngineCoreClient.make_async_mp_client(config, Executor.get_class(config), log_stats=True)
-            self._dies_of_top_k = current_platform.is_cpu() and config.speculative_config is not None
+            self._guesses = config.speculative_config is not None
             self._supported_tasks = await self._core.get_supported_tasks_async()
         except (ValueError, RuntimeError, OSError, TypeError, EngineDeadError) as error:
             raise EngineStartError(f"vLLM could not start {self._settings.model!r}: {error}") from error
@@ -137,8 +137,8 @@ class VllmEngine:
 
     def _for_core(self, request: worker_pb2.Submit) -> Iterator[EngineCoreRequest]:
         """Make a request of the engine core for each sequence; each has random numbers of its own."""
-        if self._dies_of_top_k and request.sampling.top_k and request.sampling.temperature:
-            raise UnsupportedTopK(request.sampling.top_k)
+        if self._guesses:
+            check_guessing(request.sampling, on_cpu=current_platform.is_cpu())
         prompt = tokens_input(list(request.prompt_token_ids))
         params = sampling_params(request.sampling, resumed_tokens=request.resumed_tokens)
         checked = set_aside(params, self._backend)

@@ -18,13 +18,17 @@ class OnlyEnds(ValueError):
         super().__init__(ONLY_ENDS.format(min_tokens))
 
 
-class UnsupportedTopK(ValueError):
-    """What vLLM's speculative decoding cannot do on a CPU: it reads beyond top_k's values (0.32), and dies of it."""
+class NotWhileGuessing(ValueError):
+    """What vLLM's speculative decoding does not keep to.
 
-    parameter = "top_k"
+    Attributes:
+        parameter: The field.
 
-    def __init__(self, top_k: int) -> None:
-        super().__init__(f"must be 0 where the engine guesses tokens on a CPU; it is {top_k}")
+    """
+
+    def __init__(self, parameter: str, why: str) -> None:
+        super().__init__(why)
+        self.parameter = parameter
 
 
 def sampling_params(sampling: generation_pb2.SamplingParams, *, resumed_tokens: int = 0) -> SamplingParams:
@@ -73,6 +77,24 @@ def check_end_tokens(params: SamplingParams) -> None:
         and params.all_stop_token_ids.issuperset(params.allowed_token_ids)
     ):
         raise OnlyEnds(params.min_tokens)
+
+
+def check_guessing(sampling: generation_pb2.SamplingParams, *, on_cpu: bool) -> None:
+    """Raise NotWhileGuessing for what an engine that guesses tokens would leave out, or die of.
+
+    vLLM makes its logits processors for ``min_p`` and ``logit_bias`` only where nothing guesses
+    (vllm/v1/sample/logits_processor); where it refuses them itself, it names neither. On a CPU it reads beyond top_k's
+    values (0.32), and dies of it.
+    """
+    where = "where the engine guesses tokens ahead"
+    if sampling.logit_bias:
+        raise NotWhileGuessing("logit_bias", f"must be empty {where}; it has {len(sampling.logit_bias)} entries")
+    if not sampling.temperature:  # the likeliest token, whatever min_p and top_k say
+        return
+    if sampling.min_p:
+        raise NotWhileGuessing("min_p", f"must be 0 {where}; it is {sampling.min_p:g}")
+    if on_cpu and sampling.top_k:
+        raise NotWhileGuessing("top_k", f"must be 0 {where} on a CPU; it is {sampling.top_k}")
 
 
 def field_at_fault(error: Exception, sampling: generation_pb2.SamplingParams) -> str:

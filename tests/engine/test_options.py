@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -46,14 +47,26 @@ async def test_answers_stay_what_they_are(stretched: Sluice) -> None:
     assert right >= 0.9 * len(QUESTIONS)
 
 
-async def test_sampling_that_the_engine_would_die_of_is_refused_by_name_and_the_rest_is_served(
+NOT_WHILE_GUESSING: list[tuple[dict[str, Any], str]] = [
+    ({"top_k": 20}, r"sampling\.top_k: must be 0 where .* on a CPU; it is 20"),
+    ({"min_p": 0.25}, r"sampling\.min_p: must be 0 where .*; it is 0\.25"),
+    ({"min_p": 1e-6}, r"sampling\.min_p: must be 0 where .*; it is 1e-06"),
+    ({"logit_bias": {7: 5.0}}, r"sampling\.logit_bias: must be empty where .*; it has 1 entries"),
+    ({"logit_bias": {7: 5.0}, "temperature": 0.0}, r"sampling\.logit_bias: must be empty where .*"),
+]
+
+
+async def test_sampling_that_guessing_would_leave_out_or_die_of_is_refused_by_name_and_the_rest_is_served(
     stretched: Sluice,
 ) -> None:
-    sampling = {"temperature": 0.7, "top_p": 0.8, "repetition_penalty": 1.05, "max_tokens": 32}
+    sampling: dict[str, Any] = {"temperature": 0.7, "top_p": 0.8, "repetition_penalty": 1.05, "max_tokens": 32}
     async with Client(stretched.address) as client:
-        with pytest.raises(grpc.aio.AioRpcError, match=r"sampling.top_k: must be 0 .*; it is 20") as caught:
-            await client.generate(ask(prompt="one two one two", sampling={**sampling, "top_k": 20}), timeout_s=300)
-        assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+        for fault, why in NOT_WHILE_GUESSING:
+            with pytest.raises(grpc.aio.AioRpcError, match=why) as caught:
+                await client.generate(ask(prompt="one two one two", sampling={**sampling, **fault}), timeout_s=300)
+            assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+        greedy = {**GREEDY, "min_p": 0.5, "top_k": 5}
+        assert (await client.generate(ask(prompt="one two", sampling=greedy), timeout_s=300)).finished
         requests = [ask(prompt="one two one two", sampling={**sampling, "top_k": 0}) for _ in range(8)]
         answers = await asyncio.gather(*(client.generate(request, timeout_s=300) for request in requests))
     assert all(answer.finished is not None for answer in answers)
