@@ -34,6 +34,14 @@ def free_port() -> int:
         return port
 
 
+def runs(pid: int) -> bool:
+    """Whether a process is there, and not one that only waits to be collected."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 class Process:
     """One process of the test; its log is a file of JSON lines."""
 

@@ -15,7 +15,7 @@ from common.held_port import HeldPort
 from sluice.worker.v1 import worker_pb2_grpc
 from tests.integration.house import eventually
 from tests.integration.loading_worker import MOMENTS
-from tests.processes import ROOT, free_port
+from tests.processes import ROOT, free_port, runs
 
 WAIT_S = 30.0
 
@@ -57,14 +57,6 @@ async def loading(moment: str, ending: str = "waits") -> AsyncIterator[Loading]:
         if process.returncode is None:
             process.kill()
             await process.wait()
-
-
-def runs(pid: int) -> bool:
-    """Whether a process is there, and not one that only waits to be collected."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def children(pid: int) -> list[int]:
