@@ -183,19 +183,26 @@ async def test_what_no_request_can_hold_is_a_usage_error(arguments: list[str]) -
     assert f"error: argument {arguments[0]}" in refused.err.splitlines()[-1]
 
 
-def heed_interrupts() -> None:
-    """Undo what a shell does for tests that it runs in the background: their children would ignore interrupts."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+# Undoes what a shell does for tests that it runs in the background: their children would ignore interrupts. Not by a
+# function in the child, between fork and exec: among gRPC's threads that now and then ends it before it begins.
+HEEDS_INTERRUPTS = ["env", "--default-signal=INT"]
 
 
 @asynccontextmanager
 async def begun(built: House) -> AsyncIterator[asyncio.subprocess.Process]:
     """A long answer whose first words have been printed."""
-    command = [COMMANDS / "sluice", "generate", "hello", "--max-tokens", "2048", "--address", built.address]
+    command = [
+        *HEEDS_INTERRUPTS,
+        COMMANDS / "sluice",
+        "generate",
+        "hello",
+        "--max-tokens",
+        "2048",
+        "--address",
+        built.address,
+    ]
     pipe = asyncio.subprocess.PIPE
-    process = await asyncio.create_subprocess_exec(
-        *map(str, command), stdout=pipe, stderr=pipe, preexec_fn=heed_interrupts
-    )
+    process = await asyncio.create_subprocess_exec(*map(str, command), stdout=pipe, stderr=pipe)
     assert process.stdout is not None
     try:
         assert await process.stdout.read(1)
