@@ -2,6 +2,7 @@
 
 Run as a program by worker.constraints. It reads one JSON document a line and answers each with one line: first the
 Setup, whose answer says that it is ready, then constraints. It ends when its input does, so with the worker.
+A fork is made before there is a constraint for it, since making it takes longer than most constraints do.
 """
 
 import json
@@ -11,6 +12,7 @@ import resource
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from random import Random
 from typing import Any
 
@@ -34,8 +36,10 @@ def serve() -> None:
     setup = json.loads(sys.stdin.readline())
     tokenizer, why = _tokenizer(setup)
     _answer(why)
+    fork = Fork(lambda line: _fault(json.loads(line), tokenizer, setup))
     for line in sys.stdin:
-        _answer(why or _in_a_fork(lambda: _fault(json.loads(line), tokenizer, setup)))  # noqa: B023 - called at once
+        _answer(why or fork.ask(line))
+        fork = fork.successor()
 
 
 def _tokenizer(setup: dict[str, Any]) -> tuple[LLTokenizer | None, str]:
@@ -57,27 +61,46 @@ def _short(why: str) -> str:
     return text if len(text) <= LONGEST_REASON else f"{text[:half]}…{text[1 - half :]}"
 
 
-def _in_a_fork(fault: Callable[[], str]) -> str:
-    """Return what ``fault`` returns, called in a process that may take so much time and memory and no more."""
-    reading, writing = os.pipe()
-    pid = os.fork()
-    if not pid:
-        _work(fault, writing)
-    os.close(writing)
-    with os.fdopen(reading) as answer:
-        said = answer.read()
-    status = os.waitpid(pid, 0)[1]
-    return said if os.WIFEXITED(status) and not os.WEXITSTATUS(status) else _cause(status)
+class Fork:
+    """A process that waits for one line, may take so much time and memory for its answer and no more, and ends."""
+
+    def __init__(self, fault: Callable[[str], str]) -> None:
+        """``fault``: makes the answer, in the process."""
+        self._fault = fault
+        reading, self._writing = os.pipe()
+        self._reading, writing = os.pipe()
+        self._pid = os.fork()
+        if not self._pid:
+            os.close(self._writing)  # else it would never see the end of its input
+            _work(fault, reading, writing)
+        os.close(reading)
+        os.close(writing)
+
+    def ask(self, line: str) -> str:
+        """Return the answer, or what ended the process."""
+        with suppress(BrokenPipeError), os.fdopen(self._writing, "w") as question:
+            question.write(line)
+        with os.fdopen(self._reading) as answer:
+            said = answer.read()
+        status = os.waitpid(self._pid, 0)[1]
+        return said if os.WIFEXITED(status) and not os.WEXITSTATUS(status) else _cause(status)
+
+    def successor(self) -> "Fork":
+        """Make a process for the next line."""
+        return Fork(self._fault)
 
 
-def _work(fault: Callable[[], str], writing: int) -> None:
+def _work(fault: Callable[[str], str], reading: int, writing: int) -> None:
     """Be the fork: answer and end, without the parent's clean-up."""
     try:
         limit = _address_space() + MEMORY_LIMIT_MIB * 2**20
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        signal.setitimer(signal.ITIMER_PROF, CPU_LIMIT_S)  # processor time: a busy machine refuses nothing
-        os.write(writing, _short(fault()).encode())
+        with os.fdopen(reading) as question:
+            line = question.read()
+        if line:
+            signal.setitimer(signal.ITIMER_PROF, CPU_LIMIT_S)  # processor time: a busy machine refuses nothing
+            os.write(writing, _short(fault(line)).encode())
         os._exit(0)
     except MemoryError:
         os.write(writing, OUT_OF_MEMORY.encode())
@@ -110,8 +133,6 @@ def _fault(constraint: dict[str, Any], tokenizer: Any, setup: dict[str, Any]) ->
         grammar = to_grammar(constraint["kind"], constraint["text"], any_whitespace=setup["any_whitespace"])
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         return str(error) or type(error).__name__
-    if why := LLMatcher.validate_grammar(grammar, tokenizer):
-        return str(why)
     return _dead_end(LLMatcher(tokenizer, grammar, log_level=0), tokenizer.eos_token)
 
 

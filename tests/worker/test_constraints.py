@@ -21,8 +21,8 @@ compiler = pytest.importorskip("worker.constraint_compiler")
 PATIENCE_S = 30.0
 FORK = """
 import sys
-from worker.constraint_compiler import _in_a_fork
-print(_in_a_fork(lambda: exec(sys.argv[1]) or ""))
+from worker.constraint_compiler import Fork
+print(Fork(lambda code: exec(code) or "").ask(sys.argv[1]))
 """
 TOO_COSTLY = Constraint("regex", "(a{1000}){1000}")
 
