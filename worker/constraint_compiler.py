@@ -133,7 +133,18 @@ def _fault(constraint: dict[str, Any], tokenizer: Any, setup: dict[str, Any]) ->
         grammar = to_grammar(constraint["kind"], constraint["text"], any_whitespace=setup["any_whitespace"])
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         return str(error) or type(error).__name__
-    return _dead_end(LLMatcher(tokenizer, grammar, log_level=0), tokenizer.eos_token)
+    matcher = LLMatcher(tokenizer, grammar, log_level=0)
+    if "answer" in constraint:
+        return _unfinished(matcher, constraint["answer"], tokenizer)
+    return _dead_end(matcher, tokenizer.eos_token)
+
+
+def _unfinished(matcher: LLMatcher, token_ids: list[int], tokenizer: LLTokenizer) -> str:
+    """Return why tokens are no whole output, one that ends the sequence at their end or not."""
+    ends = token_ids and (token_ids[-1] == tokenizer.eos_token or tokenizer.is_special_token(token_ids[-1]))
+    if matcher.consume_tokens(token_ids[:-1] if ends else token_ids) and matcher.is_accepting():
+        return ""
+    return str(matcher.get_error() or "it ended before it was whole")
 
 
 def _dead_end(matcher: LLMatcher, end: int) -> str:

@@ -44,6 +44,12 @@ def constraint_of(sampling: generation_pb2.SamplingParams) -> Constraint | None:
     return None
 
 
+def promise_of(sampling: generation_pb2.SamplingParams) -> Constraint | None:
+    """Return what a caller's whole answer has to keep to, also where nothing has to be compiled for it."""
+    any_object = sampling.structured_output.WhichOneof("constraint") == "json_object"
+    return Constraint("json_schema", '{"type":"object"}') if any_object else constraint_of(sampling)
+
+
 def structured_outputs(wanted: generation_pb2.StructuredOutput) -> StructuredOutputsParams | None:
     """Translate a constraint."""
     match wanted.WhichOneof("constraint"):

@@ -23,6 +23,7 @@ from vllm.v1.engine.input_processor import InputProcessor
 from vllm.v1.executor import Executor
 
 from sluice.worker.v1 import worker_pb2
+from worker.answers import AnswerChecker
 from worker.bad_words import BadWords
 from worker.config import WorkerSettings
 from worker.detokenizer import Detokenizer
@@ -77,11 +78,13 @@ class VllmEngine:
             self._supported_tasks = await self._core.get_supported_tasks_async()
         except (ValueError, RuntimeError, OSError, TypeError, EngineDeadError) as error:
             raise EngineStartError(f"vLLM could not start {self._settings.model!r}: {error}") from error
-        self._unchecked = UncheckedRequests(make_checker(config, tokenizer))
-        # After the engine core, which might else hold open the pipe by which the checker notices this process's end.
+        checker = make_checker(config, tokenizer)
+        self._unchecked, self._answers = UncheckedRequests(checker), AnswerChecker(checker)
+        # After the engine core, which might else hold open the pipe by which the checkers notice this process's end.
         await self._unchecked.start()
+        await self._answers.start()
         self._bad_words = BadWords(tokenizer.backend_tokenizer)
-        self._requests = VllmRequests(Detokenizer(tokenizer.backend_tokenizer), self._stop)
+        self._requests = VllmRequests(Detokenizer(tokenizer.backend_tokenizer), self._answers, self._stop)
         self._tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._send())]
         began_s = time.monotonic()
         await warm_up(
@@ -113,6 +116,7 @@ class VllmEngine:
         for task in self._tasks:
             task.cancel()
         await self._unchecked.close()
+        await self._answers.close()
         self._core.shutdown()
         self._inputs.renderer.shutdown()
 

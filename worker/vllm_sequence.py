@@ -15,11 +15,32 @@ FINISH_REASONS = {
 }
 
 
+class Answer:
+    """What a sequence has said."""
+
+    __slots__ = ("_texts", "token_ids")
+
+    def __init__(self) -> None:
+        self._texts: list[str] = []
+        self.token_ids: list[int] = []
+
+    @property
+    def text(self) -> str:
+        """All its text, as its caller has it."""
+        return "".join(self._texts)
+
+    def add(self, output: worker_pb2.Output) -> None:
+        """Add what came of a step."""
+        self._texts.append(output.text)
+        self.token_ids.extend(output.token_ids)
+
+
 class Sequence:
     """One sequence of a request: its text, and what it attends to.
 
     Attributes:
         context_tokens: What its next token attends to, prompt and output; 0 while its prompt is being computed.
+        answer: All that came of it; None where nobody will ask for it.
 
     """
 
@@ -32,6 +53,7 @@ class Sequence:
         "_stop_token_ids",
         "_text",
         "_top_logprobs",
+        "answer",
         "context_tokens",
     )
 
@@ -45,6 +67,7 @@ class Sequence:
         self._top_logprobs = request.sampling.logprobs
         self._start_tokens = len(request.prompt_token_ids)
         self.context_tokens = 0
+        self.answer = Answer() if request.sampling.HasField("structured_output") else None
 
     def take(self, output: EngineCoreOutput) -> worker_pb2.Output:
         """Translate what came of a step. The last Output has a finish reason, also where only the text ended here."""
@@ -65,6 +88,8 @@ class Sequence:
         if output.new_logprobs is not None:
             self._add_logprobs(message, output.new_logprobs)
         self.context_tokens = (self.context_tokens or self._start_tokens) + len(token_ids)
+        if self.answer is not None:
+            self.answer.add(message)
         return message
 
     def _add(self, message: worker_pb2.Output, token_ids: list[int], reason: FinishReason | None) -> list[int]:

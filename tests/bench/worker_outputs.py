@@ -26,6 +26,7 @@ from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
 
 from sluice.v1 import generation_pb2
 from sluice.worker.v1 import worker_pb2
+from worker.answers import AnswerChecker
 from worker.demo_model import QUESTIONS
 from worker.demo_tokenizer import train_tokenizer
 from worker.detokenizer import Detokenizer
@@ -124,7 +125,7 @@ class Outputs:
     """An engine without its core."""
 
     def __init__(self) -> None:
-        self.requests = VllmRequests(Detokenizer(TOKENIZER), lambda core_ids: None)
+        self.requests = VllmRequests(Detokenizer(TOKENIZER), AnswerChecker(None), lambda core_ids: None)
 
     def submit(self, request: worker_pb2.Submit, emit: Emit) -> None:
         self.requests.begin(request, [request.request_id], emit)

@@ -24,6 +24,7 @@ from vllm.v1.outputs import LogprobsLists
 from sluice.v1 import generation_pb2
 from sluice.worker.v1 import worker_pb2
 from tests.worker.tokenizers_of_each_kind import byte_fallback, byte_level, demo
+from worker.answers import AnswerChecker
 from worker.detokenizer import Detokenizer
 from worker.stop_strings import text_of
 from worker.vllm_load import EngineLoad
@@ -45,7 +46,7 @@ class Adapter:
     def __init__(self) -> None:
         self.outputs: list[worker_pb2.Output] = []
         self.stopped: list[str] = []
-        self.requests = VllmRequests(Detokenizer(TOKENIZER), self._stop)
+        self.requests = VllmRequests(Detokenizer(TOKENIZER), AnswerChecker(None), self._stop)
 
     def _stop(self, core_ids: Iterable[str]) -> None:
         self.stopped += core_ids

@@ -45,9 +45,9 @@ async def checker() -> AsyncIterator[ConstraintChecker]:
 
 
 def process_id(checker: ConstraintChecker) -> int:
-    process = checker._process
-    assert process is not None
-    return process.pid
+    number = checker.process_id
+    assert number is not None
+    return number
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ async def test_verdicts_are_bounded_in_number(checker: ConstraintChecker, monkey
 
 
 async def test_closing_ends_the_process(checker: ConstraintChecker) -> None:
-    process = checker._process
+    process = checker._compiler._process
     await checker.close()
     assert process is not None
     assert process.returncode == -signal.SIGKILL
