@@ -6,6 +6,7 @@ import pytest
 
 from common.rich_status import Violation
 from scheduler import structured_output
+from scheduler.json_schema import SIZES
 from scheduler.regex_dialect import DEEPEST_GROUPS, LONGEST_REGEX
 from scheduler.schema_keywords import INSTEAD
 from scheduler.structured_output import (
@@ -18,6 +19,7 @@ from scheduler.structured_output import (
     check_structured_output,
 )
 from sluice.v1.generation_pb2 import Choices, StructuredOutput
+from tests.processes import ROOT
 
 PERSON = {
     "$defs": {"name": {"type": "string", "pattern": r"^\p{L}+$"}},
@@ -255,3 +257,18 @@ def test_a_refused_schema_is_not_remembered_and_a_sound_one_only_by_its_hash() -
     assert not structured_output._sound
     assert not schema_description({"type": "null"})
     assert [len(key) for key in structured_output._sound] == [32]
+
+
+@pytest.mark.parametrize(("keyword", "most"), SIZES.items())
+def test_a_schema_counts_up_to_its_bound_and_no_further(keyword: str, most: int) -> None:
+    assert violations(StructuredOutput(json_schema=json.dumps({keyword: most}))) == []
+    [fault] = violations(StructuredOutput(json_schema=json.dumps({keyword: most + 1})))
+    assert fault.description == f"at $.{keyword}: must be at most {most}; got {most + 1}"
+
+
+def test_the_bounds_are_told_where_a_caller_looks() -> None:
+    proto = " ".join((ROOT / "protos/sluice/v1/generation.proto").read_text().replace("//", " ").split())
+    page = " ".join((ROOT / "docs/structured_output.md").read_text().split())
+    for bound in {*SIZES.values(), LONGEST_SCHEMA, LONGEST_REGEX, MOST_CHOICES}:
+        assert f"{bound:,}" in proto
+        assert f"{bound:,}" in page

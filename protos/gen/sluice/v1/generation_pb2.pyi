@@ -125,7 +125,9 @@ Global___Choices: _TypeAlias = Choices  # noqa: Y015
 
 @_typing.final
 class StructuredOutput(_message.Message):
-    """Constrains the output. At most one kind."""
+    """Constrains the output. At most one kind. An answer that ends with FINISH_REASON_STOP keeps to it; one that the engine
+    ended otherwise than it promises is INVALID_ARGUMENT in the constraint's field, after what was sent of it.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -136,7 +138,8 @@ class StructuredOutput(_message.Message):
     JSON_OBJECT_FIELD_NUMBER: _builtins.int
     json_schema: _builtins.str
     """A JSON schema (draft 2020-12), as JSON text of at most 65,536 characters and 64 levels; a keyword that is not
-    enforced is refused. Patterns are bounded as regex is; minItems and maxItems by 10,000.
+    enforced is refused. Patterns are bounded as regex is, minItems and maxItems by 10,000, minLength and maxLength by
+    1,000,000, and numbers by 2^53; docs/structured_output.md has all bounds.
     """
     regex: _builtins.str
     """A regular expression, matched against the whole output: at most 8,192 characters, 64 nested groups, and 10,000
