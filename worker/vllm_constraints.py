@@ -11,7 +11,7 @@ from sluice.v1 import generation_pb2
 from worker.constraints import Constraint, ConstraintChecker
 from worker.vllm_arguments import BACKEND
 
-CHOSEN_BACKEND = "_backend"  # of vLLM's StructuredOutputsParams; seen in 0.26 to 0.33
+CHOSEN_BACKEND = "_backend"  # of vLLM's StructuredOutputsParams
 
 
 def make_checker(config: VllmConfig, tokenizer: Any) -> ConstraintChecker | None:

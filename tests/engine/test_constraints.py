@@ -1,6 +1,7 @@
 """Constraints on the real engine: kept to the letter or refused with the true reason, and no neighbour pays."""
 
 import json
+import random
 import re
 import time
 from collections.abc import AsyncIterator
@@ -11,8 +12,12 @@ import pytest
 from vllm.v1.structured_output.backend_guidance import serialize_guidance_grammar
 from vllm.v1.structured_output.backend_types import StructuredOutputOptions
 
+from common.rich_status import Violation
+from scheduler.structured_output import check_structured_output
 from sluice.v1 import generation_pb2
 from sluice.worker.v1 import worker_pb2
+from tests.fuzz.constraints import why_broken
+from tests.fuzz.drawn_constraints import Draw
 from tests.worker.collecting import Answer, CollectingEngine
 from tests.worker.engine_contract import PROMPT, STOP, choice
 from worker.config import WorkerSettings
@@ -23,6 +28,8 @@ from worker.vllm_engine import VllmEngine
 
 NESTED = "(" * 32_000 + "a" + ")" * 32_000
 NEIGHBOUR_TOKENS = 128
+DRAWS = 48
+BROKEN = "the answer that the engine gave does not keep to it"
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +128,61 @@ async def test_what_cannot_be_followed_is_refused_in_its_own_field(
     assert answer.failure.field == f"sampling.structured_output.{kind}"
     assert re.search(why, answer.failure.message), answer.failure.message
     assert (await constrained(engine, choice("yes"))).text() == "yes"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "kind"),
+    [
+        (regex("[ab]{60}(.{1,500}){1,500}x"), "regex"),
+        (grammar("start: X\nX: /[ab]{60}(.{1,500}){1,500}x/"), "grammar"),
+        (schema({"type": "string", "pattern": "^[ab]{60}(.{1,500}){1,500}x$"}), "json_schema"),
+    ],
+)
+async def test_an_answer_in_whose_middle_the_engine_meets_its_limits_is_no_success(
+    engine: CollectingEngine, wanted: generation_pb2.StructuredOutput, kind: str
+) -> None:
+    answer = await constrained(engine, wanted)
+    assert answer.failure is not None
+    assert answer.failure.reason == worker_pb2.FAILURE_REASON_INVALID
+    assert answer.failure.field == f"sampling.structured_output.{kind}"
+    assert BROKEN in answer.failure.message
+    assert answer.text().startswith("a") or answer.text().startswith("b") or answer.text().startswith('"')
+
+
+async def test_every_success_keeps_to_its_drawn_constraint(engine: CollectingEngine) -> None:
+    """Hot, all at once, and whatever does not come to its end or is refused is no success."""
+    drawn = [Draw(random.Random(f"engine-{number}")).constraint() for number in range(DRAWS)]
+    wanted = [each for each in drawn if not violations_of(each)]
+    assert len(wanted) > DRAWS / 2
+    hot = {"max_tokens": 96, "temperature": 2.0, "n": 2}
+    answers = [engine.submit(PROMPT, structured_output=each, seed=1, **hot) for each in wanted]
+    await engine.until(lambda: all(answer.is_complete for answer in answers))
+    said = [
+        (each, answer.text(index))
+        for each, answer in zip(wanted, answers, strict=True)
+        if answer.failure is None
+        for index in range(2)
+        if answer.last(index).finish_reason == STOP
+    ]
+    assert len(said) > DRAWS / 4
+    assert [(each, text) for each, text in said if why_broken(each, text)] == []
+    assert {answer.failure.reason for answer in answers if answer.failure} <= {worker_pb2.FAILURE_REASON_INVALID}
+
+
+def violations_of(wanted: generation_pb2.StructuredOutput) -> list[Violation]:
+    found: list[Violation] = []
+    check_structured_output(wanted, found)
+    return found
+
+
+async def test_an_abort_while_an_answer_is_checked_silences_the_request(engine: CollectingEngine) -> None:
+    """The end of the first answer is held back by a check; nothing comes of it once it is aborted."""
+    answer = engine.submit(PROMPT, structured_output=grammar('start: "a"'), max_tokens=8)
+    await engine.until(lambda: bool(answer.token_ids()) or answer.is_complete)
+    engine.abort(answer)
+    count = len(answer.outputs)
+    assert (await constrained(engine, grammar('start: "b"'))).text() == "b"
+    assert len(answer.outputs) == count
 
 
 async def test_a_neighbour_does_not_pay_for_what_is_too_large(engine: CollectingEngine) -> None:

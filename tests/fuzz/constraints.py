@@ -3,8 +3,9 @@
     python -m tests.fuzz.constraints [--draws N] [--seed N] [--samples N]
 
 Each draw passes the door, then llguidance as vLLM feeds it, with the demo model's tokenizer. Tokens are drawn from
-those allowed, so that whatever a constraint allows can come. A whole answer that breaks its constraint is a violation,
-and ends the process with status 1.
+those allowed, so that whatever a constraint allows can come. Whole answers go through the worker's reader of answers,
+as before a STOP. One that it lets pass and that breaks its constraint is a violation, and ends the process with
+status 1.
 """
 
 import argparse
@@ -29,6 +30,7 @@ from common.rich_status import Violation
 from scheduler.structured_output import check_structured_output
 from sluice.v1.generation_pb2 import StructuredOutput
 from tests.fuzz.drawn_constraints import Draw
+from worker import answer_reader
 from worker.demo_tokenizer import END_OF_MESSAGE, train_tokenizer
 
 MOST_TOKENS = 160
@@ -50,13 +52,18 @@ class Tally:
     refused_at_the_door: Counter[str] = field(default_factory=Counter)
     refused_by_the_engine: Counter[str] = field(default_factory=Counter)
     unfinished: int = 0
+    refused_at_the_end: Counter[str] = field(default_factory=Counter)
     whole: Counter[str] = field(default_factory=Counter)
     violations: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         """Return a line for each figure."""
         lines = [f"drawn {self.draws}"]
-        for name, refused in [("the door", self.refused_at_the_door), ("the engine", self.refused_by_the_engine)]:
+        for name, refused in [
+            ("the door", self.refused_at_the_door),
+            ("the engine", self.refused_by_the_engine),
+            ("the reader of answers", self.refused_at_the_end),
+        ]:
             lines.append(f"refused by {name} {sum(refused.values())}")
             lines.extend(f"  {count:5} {why}" for why, count in refused.most_common())
         lines.append(f"whole answers {sum(self.whole.values())} {dict(self.whole)}, unfinished {self.unfinished}")
@@ -138,6 +145,17 @@ def why_broken(wanted: StructuredOutput, answer: str) -> str | None:
     return None
 
 
+def read(wanted: StructuredOutput, answer: str) -> str:
+    """Return why the worker would not let an answer end with STOP; empty where it would."""
+    kind = wanted.WhichOneof("constraint") or ""
+    if kind not in ("json_schema", "regex"):
+        return ""
+    try:
+        return answer_reader.why_broken(kind, getattr(wanted, kind), answer)
+    except Exception:  # undecided, as in the reader's own process
+        return ""
+
+
 def try_constraints(draws: int, seed: int, samples: int = SAMPLES) -> Tally:
     """Draw constraints, and sample and validate what the door lets in."""
     warnings.simplefilter("ignore", FutureWarning)  # about classes within classes, which the door refuses
@@ -163,6 +181,9 @@ def _try_one(wanted: StructuredOutput, engine: Engine, chance: random.Random, sa
         answer = engine.sample(matcher, chance)
         if answer is None:
             tally.unfinished += 1
+            continue
+        if said := read(wanted, answer):
+            tally.refused_at_the_end[said] += 1
             continue
         tally.whole[wanted.WhichOneof("constraint") or ""] += 1
         if (why := why_broken(wanted, answer)) is not None:
