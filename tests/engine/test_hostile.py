@@ -13,6 +13,15 @@ from tests.engine.conftest import RealHouse
 from tests.fuzz import hostile
 from tests.fuzz.mutation import Mutator
 
+REFUSED_BY_THE_ENGINE = [
+    generation_pb2.StructuredOutput(grammar="nonsense !!"),
+    generation_pb2.StructuredOutput(grammar='start: start "a"'),
+    generation_pb2.StructuredOutput(regex="(a{1000}){1000}"),
+    generation_pb2.StructuredOutput(json_schema='{"type": "integer", "minimum": 5, "maximum": 2}'),
+    generation_pb2.StructuredOutput(json_schema='{"type": "string", "enum": []}'),
+    generation_pb2.StructuredOutput(json_schema='{"oneOf": [{"minimum": 1}, {"maximum": 5}]}'),
+]
+
 AT_ONCE, TIMEOUT_S = 16, 30.0
 # A grammar may take the engine longer to compile than anybody waits.
 ALLOWED = {"OK", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED"}
@@ -58,6 +67,23 @@ async def test_any_constraint_is_kept_or_refused_and_the_engine_lives(real: Real
     ended = await outcomes(real, requests)
     assert set(ended) <= ALLOWED, ended
     assert min(ended["OK"], ended["INVALID_ARGUMENT"]) > 0
+
+
+@pytest.mark.parametrize("wanted", REFUSED_BY_THE_ENGINE)
+async def test_what_the_engine_refuses_is_named_and_leaves_no_traceback_in_its_log(
+    real: RealHouse, wanted: generation_pb2.StructuredOutput
+) -> None:
+    log = real.processes.workers[0].log_path
+    before = len(log.read_bytes())
+    request = ask("hello", sampling={"max_tokens": 8})
+    request.sampling.structured_output.CopyFrom(wanted)
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await real.client.generate(request, timeout_s=TIMEOUT_S)
+    assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    details = refused.value.details() or ""
+    assert f"sampling.structured_output.{wanted.WhichOneof('constraint')}: " in details
+    assert "\n" not in details
+    assert b"Traceback" not in log.read_bytes()[before:]
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5])
